@@ -1,0 +1,119 @@
+"""How a process of the cluster lives: it starts things downward as `with` blocks, waits, and stops them upward.
+
+    async def serve(stop: Stop) -> None:
+        async with AsyncExitStack() as life:
+            await life.enter_async_context(supervised("batcher", batcher.run(), stop))
+            ...
+            await stop.wait()
+
+`Stop` is the one reason to end: a signal, a closed lifeline, or a background task that died. A dead task ends the
+process with an error, because a worker without its batcher must not stay announced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+LIFELINE = "MUSTER_LIFELINE_FD"
+"""Environment variable with the number of a pipe's read end: whoever holds the other end is our parent, and when it
+closes, however the parent died, we end as on SIGTERM. So nothing stays behind."""
+
+
+class Stop:
+    """Asks a process to end, once, and remembers why."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    def request(self, reason: str) -> None:
+        """End in an orderly way. A second request changes nothing."""
+        if not self._event.is_set():
+            log.info("stopping: %s", reason)
+            self._event.set()
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """End because `what` broke; `wait` raises `error`, so that the process does not exit with success."""
+        log.critical("%s failed, so this process ends: %r", what, error, exc_info=error)
+        if self._failure is None:
+            self._failure = error
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        """Is the end near?"""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Return when an orderly end is asked for; raise what failed otherwise."""
+        await self._event.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def listen(self) -> None:
+        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request, signal.Signals(number).name)
+        lifeline = os.environ.get(LIFELINE)
+        if lifeline is not None:
+            loop.add_reader(int(lifeline), self._lifeline_closed, int(lifeline))
+
+    def _lifeline_closed(self, descriptor: int) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        self.request("the process that started this one is gone")
+
+
+@contextlib.asynccontextmanager
+async def supervised(what: str, work: Coroutine[Any, Any, None], stop: Stop) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` beside the block: if `work` ends first, the process ends; if the block ends first, it is cancelled."""
+    task = asyncio.create_task(work, name=what)
+    leaving = False
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if leaving:
+            return
+        error = None if task.cancelled() else task.exception()
+        stop.fail(what, error or RuntimeError(f"{what} ended by itself"))
+
+    task.add_done_callback(ended)
+    try:
+        yield task
+    finally:
+        leaving = True
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def run(
+    serve: Callable[[Stop], Awaitable[None]],
+    *,
+    log_level: str = "info",
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run a program until it is asked to stop. The result is the exit status: 0 after an orderly end, 1 otherwise."""
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+    async def main() -> None:
+        stop = Stop()
+        stop.listen()
+        await serve(stop)
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
+    except Exception as error:  # the last line of defence: one sentence instead of a traceback
+        log.critical("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+        return 1
+    return 0

@@ -1,0 +1,154 @@
+"""Settings: each declared once, as a field of a frozen dataclass.
+
+    @dataclass(frozen=True, slots=True)
+    class ProxySettings:
+        \"\"\"The reverse proxy.\"\"\"
+        port: int = setting(12480, "port to listen on")
+        idle_timeout: float = setting(75.0, "close a client's connection without a request", unit="seconds")
+
+`load(ProxySettings, argv, environ, "PROXY")` derives the flag `--idle-timeout`, the variable `PROXY_IDLE_TIMEOUT`, the
+type and the help. A flag beats the environment, the environment beats the default, every complaint names its subject.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "kib": 2**10, "m": 10**6, "mb": 10**6, "mib": 2**20,
+          "g": 10**9, "gb": 10**9, "gib": 2**30}  # fmt: skip
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002  # the word argparse and everybody else uses
+    *,
+    unit: str = "",
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    """One setting: its default, what it does, its unit, and how text becomes its value if its type does not say."""
+    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "parse": parse})
+
+
+def size(text: str) -> int:
+    """A number of bytes: `33554432`, `32MiB`, `1.5 GB`. ValueError if it is not one."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].lower() not in _UNITS:
+        raise ValueError(f"{text!r} is not a size such as 500kB, 32MiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 to 65535 (0 lets the system choose). ValueError if it is not one."""
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+        raise ValueError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def boolean(text: str) -> bool:
+    """`true`, `yes`, `on`, `1` or their opposites, in any case. ValueError otherwise."""
+    word = text.strip().lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+def load(cls: type[T], argv: Sequence[str], environ: Mapping[str, str], prefix: str, prog: str | None = None) -> T:
+    """Read `cls` from the command line and the environment; a mistake prints one sentence and exits with status 2."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=cls.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        _add(parser, field, prefix, environ)
+    given = vars(parser.parse_args([_dashes(word) for word in argv]))
+    return cls(**{field.name: _value(parser, field, given, environ, prefix) for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+
+
+def _dashes(word: str) -> str:
+    """`--max_body=1` is `--max-body=1`: both spellings are in people's fingers."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _add(
+    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], prefix: str, environ: Mapping[str, str]
+) -> None:
+    unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
+    default = "none" if field.default in (None, "") else f"{field.default}{unit}"
+    text = f"{field.metadata['help']} (default: {default}; {_variable(prefix, field)})".replace("%", "%%")
+    flag = "--" + field.name.replace("_", "-")
+    if isinstance(field.default, bool):
+        parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        parser.add_argument(flag, dest=field.name, metavar=(unit.strip() or field.name).upper(), help=text)
+
+
+def _variable(prefix: str, field: dataclasses.Field[Any]) -> str:
+    return f"{prefix}_{field.name.upper()}"
+
+
+def _value(
+    parser: argparse.ArgumentParser,
+    field: dataclasses.Field[Any],
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    prefix: str,
+) -> Any:
+    text, source = given[field.name], "--" + field.name.replace("_", "-")
+    if text is None:
+        source = _variable(prefix, field)
+        text = environ.get(source)
+    if text is None or isinstance(text, bool):
+        return field.default if text is None else text
+    try:
+        return _parser_of(field)(text)
+    except ValueError as error:
+        parser.error(f"{source}: {error}")
+
+
+def _parser_of(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    parse: Callable[[str], Any] | None = field.metadata["parse"]
+    if parse is not None:
+        return parse
+    kinds = [kind for kind in _union_of(field.type) if kind in _PARSERS]
+    return _PARSERS[kinds[0]]
+
+
+def _union_of(annotation: Any) -> list[str]:
+    """The member names of `int`, `int | None` or `"int | None"`; modules may postpone their annotations."""
+    if isinstance(annotation, str):
+        return [part.strip() for part in annotation.split("|")]
+    if isinstance(annotation, types.UnionType):
+        return [part.__name__ for part in typing.get_args(annotation)]
+    return [annotation.__name__]
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{text!r} is not a number from 0 up")
+    return number
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {"bool": boolean, "int": _integer, "float": _number, "str": str}

@@ -1,0 +1,52 @@
+"""The nouns every process in the cluster shares.
+
+A worker announces itself as a `Worker`; a registry hands out a `Snapshot` of all of them.
+Both are immutable: a new truth is a new value, and whoever holds the old one may keep reading it.
+Nothing here does I/O, and nothing here imports from the rest of the project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process that serves models, as it announced itself.
+
+    `id` is unique in the cluster and new at every start, so a restarted worker is a new worker:
+    what was believed about the old one does not stick to it.
+    """
+
+    id: str
+    host: str
+    port: int
+    models: tuple[str, ...] = ()
+    grpc_port: int | None = None
+    version: str = ""
+    """Version of the software it runs."""
+    replay_safe: bool = False
+    """It promises that a request sent twice does no harm, so a lost one may be sent to another worker."""
+    capacity: int = 0
+    """Requests it is willing to hold at once; 0 means it did not say."""
+    weight: int = 1
+    """Its share of the traffic, relative to the others."""
+
+    @property
+    def address(self) -> str:
+        """`host:port` as it stands in a URL (an IPv6 address in brackets)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """`http://host:port`, without a trailing slash."""
+        return f"http://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All workers fit to serve at one moment, in a stable order; `version` only tells two moments apart."""
+
+    version: int
+    workers: tuple[Worker, ...] = ()

@@ -1,0 +1,41 @@
+"""The words of the cluster's protocols, each written once: paths, header names, ports, Consul's names.
+
+Both ends import them from here, so a server and its client cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Ports
+PROXY_PORT: Final = 12480
+EMBEDDED_REGISTRY_PORT: Final = 12481
+CONSUL_PORT: Final = 8500
+
+# Paths
+CLASSIFY: Final = "/classify"
+P2P: Final = "/p2p"
+WORKERS: Final = "/workers"
+HEALTHZ: Final = "/healthz"
+READYZ: Final = "/readyz"
+METRICS: Final = "/metrics"
+
+# Headers
+SERVED_BY: Final = "X-Served-By"
+REQUEST_ID: Final = "X-Request-Id"
+SERVER_TIMING: Final = "Server-Timing"
+FORWARDED_FOR: Final = "X-Forwarded-For"
+FORWARDED_PROTO: Final = "X-Forwarded-Proto"
+FORWARDED_HOST: Final = "X-Forwarded-Host"
+
+# The multipart field of an image, as in `curl -F data=@image.jpg`
+FILE_FIELD: Final = "data"
+
+# Consul: the service everybody registers under, and the members of its record that are ours
+SERVICE: Final = "worker"
+TAG_MODEL: Final = "model:"
+META_GRPC_PORT: Final = "grpc_port"
+META_MODELS: Final = "models"
+META_VERSION: Final = "version"
+META_REPLAY_SAFE: Final = "replay_safe"
+META_CAPACITY: Final = "capacity"
