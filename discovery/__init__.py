@@ -1,0 +1,1 @@
+"""Who is alive: the only room that knows Consul. `discovery.addresses.open_registry` is its door."""
