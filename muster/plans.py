@@ -1,0 +1,196 @@
+"""What the client does, decided without I/O: a plan yields the next thing to do and is told how it went.
+
+    Send     ask this of that server; tell me the `Reply`, or that it was `Lost`
+    Pause    let so many seconds pass
+
+`muster.client` has two drivers for plans, one that blocks and one that awaits, and they decide nothing. A plan's rules:
+
+    nothing answers at an address  → the next address; when there is none left, ask the proxy for others
+    the connection broke later     → once more, since classifying twice does no harm; but not thrice, lest an image that
+                                     kills a worker kills them all
+    no answer in time              → give up: the worker may still be at it
+    an error that says retry       → after its `Retry-After` or a growing pause; at once if another worker is known
+
+and all of it within a number of attempts and a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from random import Random
+from typing import Any, TypeVar
+
+from muster import answers
+from muster.answers import Classification, Listed
+from muster.errors import (
+    BadImage,
+    ClusterError,
+    ConnectionFailed,
+    NotAnImage,
+    TooLarge,
+    UnexpectedAnswer,
+    WorkerBroke,
+    WorkerTimeout,
+)
+from muster.wire import CLASSIFY, WORKERS
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image as it is sent."""
+
+    filename: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request, whoever it goes to: with uploads a POST (one is the body itself, several are a form), else a GET."""
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    uploads: Sequence[Upload] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Ask it of the server at `http://host:port`, and have the answer within `patience` seconds."""
+
+    server: str
+    ask: Ask
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: its status, its headers (found in any case), its body as parsed JSON or None."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Lost(Enum):
+    """Why there was no answer."""
+
+    UNREACHABLE = auto()
+    BROKEN = auto()
+    LATE = auto()
+
+
+Step = Send | Pause
+Outcome = Reply | Lost | None
+Plan = Generator[Step, Outcome, T]
+
+
+@dataclass(slots=True)
+class Effort:
+    """What one call has cost so far, and when it is enough."""
+
+    deadline: float
+    attempts: int
+    failures: int = 0
+    broken: int = 0
+
+    def pause_after(self, error: ClusterError, now: float, rng: Random) -> float:
+        """Seconds to let pass before the next attempt; raises `error` if there is to be none."""
+        self.failures += 1
+        if not (error.retryable or error.retry_after is not None) or self.failures >= self.attempts:
+            raise error
+        pause = error.retry_after or min(FIRST_PAUSE * 2 ** (self.failures - 1), LONGEST_PAUSE)
+        pause *= 1 + rng.random() / 4  # those who were refused together shall not come back together
+        if now + pause >= self.deadline:
+            raise error
+        return pause
+
+
+class Planner:
+    """Makes the plans of one client; remembers the workers that its proxy named.
+
+    `timeout` is in seconds and covers a whole plan, pauses included; `attempts` counts every failure in it.
+    """
+
+    def __init__(self, proxy: str, timeout: float, attempts: int, clock: Callable[[], float], rng: Random) -> None:
+        self.proxy = proxy
+        self._timeout = timeout
+        self._attempts = attempts
+        self._clock = clock
+        self._rng = rng
+        self._peers: list[str] = []
+        self._peers_good_until = 0.0
+
+    def classify(
+        self, uploads: Sequence[Upload], query: Mapping[str, str], *, p2p: bool
+    ) -> Plan[list[Classification | ClusterError]]:
+        """One outcome per upload, in order: what was seen, or what is wrong with that very image."""
+        if not uploads:
+            return []
+        try:
+            reply = yield from self._persist(Ask(CLASSIFY, query, uploads), p2p)
+        except (BadImage, NotAnImage, TooLarge) as error:
+            if len(uploads) == 1:
+                return [error]
+            raise
+        outcomes = answers.classifications(reply.headers, reply.body)
+        if len(outcomes) != len(uploads):
+            raise UnexpectedAnswer(f"{len(uploads)} images were sent and {len(outcomes)} answers came", status=502)
+        return outcomes
+
+    def workers(self) -> Plan[list[Listed]]:
+        """The workers as the proxy sees them."""
+        reply = yield from self._persist(Ask(WORKERS), p2p=False)
+        return answers.roster(reply.body)
+
+    def _persist(self, ask: Ask, p2p: bool) -> Plan[Reply]:
+        effort = Effort(self._clock() + self._timeout, self._attempts)
+        while True:
+            peer = None
+            try:
+                if p2p:
+                    peer = yield from self._peer(effort)
+                return (yield from self._once(effort, f"http://{peer}" if peer else self.proxy, ask))
+            except ClusterError as error:
+                if peer in self._peers and error.status >= 500:
+                    self._peers.remove(peer)
+                pause = effort.pause_after(error, self._clock(), self._rng)
+            if not (peer and self._peers):
+                yield Pause(pause)
+
+    def _peer(self, effort: Effort) -> Plan[str]:
+        if not self._peers or self._clock() >= self._peers_good_until:
+            reply = yield from self._once(effort, self.proxy, Ask("/"))
+            named = answers.peers(reply.body)
+            self._peers = list(named.addresses)
+            self._peers_good_until = self._clock() + named.ttl
+        return self._peers[0]
+
+    def _once(self, effort: Effort, server: str, ask: Ask) -> Plan[Reply]:
+        outcome = yield Send(server, ask, effort.deadline - self._clock())
+        match outcome:
+            case Reply(status) if 200 <= status < 300:
+                return outcome
+            case Reply(status, headers, body):
+                raise answers.explained(status, body, headers.get("Retry-After"))
+            case Lost.LATE:
+                raise WorkerTimeout(f"{server} did not answer within {self._timeout:g} seconds")
+            case Lost.BROKEN:
+                effort.broken += 1
+                kind = ConnectionFailed if effort.broken == 1 else WorkerBroke
+                raise kind(f"{server} closed the connection before it answered")
+            case _:
+                hint = "" if server == self.proxy else "; without P2P the proxy passes the request on"
+                raise ConnectionFailed(f"nothing answers at {server}{hint}")
