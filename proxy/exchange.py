@@ -1,0 +1,325 @@
+"""One request's way to a worker and its answer's way back, over as many attempts as `dispatch` allows.
+
+    Exchange      a request for a worker: leases seats, keeps a bounded copy of the body so that it can be sent again
+    AppExchange   a request for the proxy itself (pages, P2P, metrics), answered by the aiohttp application
+
+Body bytes go on as they arrive, both ways, and whoever cannot keep up slows the other down. When nothing fails, a
+request costs no task. The client's connection owns the exchange and hears from it through `Client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from muster.errors import ClusterError, NoWorkers
+from proxy import dispatch
+from proxy.dispatch import Attempts, Failure, Step
+from proxy.framing import LAST_CHUNK, chunk
+from proxy.heads import RequestHead, ResponseHead
+from proxy.rewrite import request_to_worker, response_to_client
+from proxy.roster import Seat
+from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
+
+if TYPE_CHECKING:
+    from proxy.relay import Relay
+
+
+log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """The client's connection, as an exchange sees it."""
+
+    peer: bytes
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the client."""
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading the request's body."""
+
+    def must_close(self) -> bool:
+        """Will the connection have to close after this answer?"""
+
+    def on_answered(self) -> None:
+        """The answer is complete."""
+
+    def on_failed(self, error: ClusterError, *, answered: bool) -> None:
+        """There is no answer, or (`answered`) only a part of one."""
+
+
+class Exchange:
+    """A request for a worker."""
+
+    __slots__ = ("_attempts", "_chunked_answer", "_client", "_connecting", "_copy", "_copy_size", "_relay", "_tried",
+                 "answered", "body_done", "closing", "connection", "head", "invited", "request_id", "seat", "started",
+                 "status", "tunnel")  # fmt: skip
+
+    def __init__(self, relay: Relay, client: Client, head: RequestHead, request_id: bytes) -> None:
+        self._relay = relay
+        self._client = client
+        self.head = head
+        self.request_id = request_id
+        self.started = perf_counter()
+        self.seat: Seat | None = None
+        self.connection: UpstreamConnection | None = None
+        self.body_done = not head.has_body
+        self.invited = not head.expects_continue  # the client was told, or needs not to be told, to send the body
+        self.answered = False
+        self.status = 0
+        self.tunnel = False
+        self._attempts = Attempts()
+        self._tried: list[Seat] = []
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._copy: list[bytes] | None = []
+        self._copy_size = 0
+        self._chunked_answer = False
+        self.closing = False
+
+    # From the client
+
+    def start(self) -> None:
+        """Make the first attempt."""
+        try:
+            self.seat = seat = self._relay.roster.lease(self._tried)
+        except NoWorkers as error:
+            self._client.on_failed(error, answered=False)
+            return
+        self._attempt(seat, fresh=False)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass on a piece of the request's body."""
+        self.invited = True
+        connection = self.connection
+        if self._copy is not None:
+            self._keep(data)
+        if self.answered and self.status >= 300:
+            return  # the worker has made up its mind; more of the body would only reset the connection under its answer
+        if connection is None:
+            if self._copy_size > READ_HIGH_WATER:
+                self._client.pause(True)  # until there is somebody to send it to
+        elif self.tunnel or not self.head.chunked:
+            connection.transport.write(data)
+        else:
+            connection.transport.write(chunk(data))
+
+    def on_body_end(self) -> None:
+        """The request is complete."""
+        self.body_done = True
+        if self.connection is not None and self.head.chunked:
+            self.connection.transport.write(LAST_CHUNK)
+
+    def on_client_writable(self, writable: bool) -> None:
+        """The client does (not) keep up with the answer."""
+        if self.connection is not None:
+            if writable:
+                self.connection.transport.resume_reading()
+            else:
+                self.connection.transport.pause_reading()
+
+    def cancel(self) -> None:
+        """The client has gone. The worker sees its connection close and can stop, too."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.connection is not None:
+            self.connection.drop(flush=self.tunnel)
+        self._end(failed=None)
+        self._relay.stats.cancelled += 1
+
+    def check(self, now: float) -> None:
+        """Called once a second while it is the worker's turn: give up on one that owes an answer and stays silent."""
+        connection = self.connection
+        if connection is None or self.tunnel or not connection.transport.is_reading():
+            return
+        if now - connection.last_active > self._relay.settings.response_timeout:
+            connection.drop()
+            self.on_failure(Failure.SILENT, answered=self.answered)
+
+    # Attempts
+
+    def _attempt(self, seat: Seat, *, fresh: bool) -> None:
+        self._attempts.made += 1
+        connection = None if fresh else self._relay.pool.take(seat.worker.id)
+        if connection is not None:
+            self._send(connection)
+            return
+        self._connecting = self._relay.loop.create_task(self._relay.pool.connect(seat.worker))
+        self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if self.seat is None:  # the client left while the connection came about
+            if error is None:
+                task.result().transport.close()
+        elif error is None:
+            self._send(task.result())
+        else:
+            log.warning("worker %s: %s", self.seat.worker.id, error)
+            self._failed(Failure.UNREACHABLE)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._attempts.sent += 1
+        self.connection = connection
+        connection.begin(self, self.head.method)
+        head = request_to_worker(
+            self.head, self._client.peer, self.request_id, expect=not self.invited, body=self.head.has_body
+        )
+        if not self._copy:
+            connection.transport.write(head)
+        else:
+            connection.transport.writelines(
+                [head, *map(chunk, self._copy)] if self.head.chunked else [head, *self._copy]
+            )
+        if self.head.chunked and self.body_done:
+            connection.transport.write(LAST_CHUNK)
+        self._client.pause(False)
+        if (self.head.content_length or 0) > self._relay.settings.replay_body:
+            self._forget_copy()  # it will not fit, so there is no point in keeping its beginning
+
+    # The copy of the body
+
+    def _keep(self, data: bytes) -> None:
+        assert self._copy is not None  # noqa: S101
+        size = len(data)
+        self._copy.append(data)
+        self._copy_size += size
+        self._relay.replay_bytes += size
+        settings = self._relay.settings
+        if self.connection is not None and (
+            self._copy_size > settings.replay_body or self._relay.replay_bytes > settings.replay_total
+        ):
+            self._forget_copy()
+
+    def _forget_copy(self) -> None:
+        self._copy = None
+        self._relay.replay_bytes -= self._copy_size
+        self._copy_size = 0
+
+    # From the worker's connection
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """Pass on `100 Continue`, once; other interim answers are for the proxy only."""
+        if head.status == 100 and not self.invited:
+            self.invited = True
+            self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_response(self, head: ResponseHead) -> None:
+        """Pass on the head of the answer."""
+        self.answered = True
+        self.status = head.status
+        self.tunnel = head.status == 101
+        unknown_length = head.content_length is None and head.has_body(self.head.method)
+        self._chunked_answer = unknown_length and self.head.http11
+        # HTTP/1.0 knows the end of such a body only by the closed connection.
+        self.closing = self.tunnel or (unknown_length and not self.head.http11) or self._client.must_close()
+        self._client.write(
+            response_to_client(head, self.head, self._added(head), chunked=self._chunked_answer, close=self.closing)
+        )
+
+    def _added(self, head: ResponseHead) -> bytes:
+        added = b"X-Request-Id: %b\r\nServer-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (
+            self.request_id,
+            (perf_counter() - self.started) * 1000,
+            self._attempts.made,
+        )
+        if self.seat is not None and not any(len(n) == 11 and n.lower() == b"x-served-by" for n, _ in head.headers):
+            added += b"X-Served-By: %b\r\n" % self.seat.worker.id.encode("ascii", "replace")
+        return added
+
+    def on_data(self, data: bytes) -> None:
+        """Pass on a piece of the answer's body."""
+        self._client.write(chunk(data) if self._chunked_answer else data)
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+        if self._chunked_answer:
+            self._client.write(LAST_CHUNK)
+        assert self.connection is not None  # noqa: S101
+        self.connection.give_back(reusable=self.body_done and (self.seat is None or self.seat.listed))
+        self._end(failed=False)
+        self._relay.stats.answered(self.status, perf_counter() - self.started)
+        self._client.on_answered()
+
+    def on_failure(self, failure: Failure, *, answered: bool) -> None:
+        """The worker's connection is lost."""
+        self.connection = None
+        if answered:
+            self._relay.stats.truncated += 1
+            self._end(failed=True)
+            self._client.on_failed(dispatch.error_of(failure), answered=True)
+        else:
+            self._failed(failure)
+
+    def on_writable(self, writable: bool) -> None:
+        """The worker does (not) keep up with the request's body."""
+        self._client.pause(not writable)
+
+    def _failed(self, failure: Failure) -> None:
+        seat = self.seat
+        assert seat is not None  # noqa: S101
+        self._relay.stats.failures[failure] += 1
+        step = dispatch.next_step(
+            failure,
+            self._attempts,
+            safe_twice=self.head.idempotent or seat.worker.replay_safe,
+            replayable=self._copy is not None,
+        )
+        if step is Step.FRESH_CONNECTION:
+            self._attempts.refreshed = True
+            self._attempts.sent -= 1
+            self._attempt(seat, fresh=True)
+            return
+        self._relay.roster.release(seat, failed=failure.blames_worker or None)
+        self._tried.append(seat)
+        self.seat = None
+        if step is Step.ANOTHER_WORKER:
+            try:
+                self.seat = self._relay.roster.lease(self._tried)
+            except NoWorkers:
+                pass
+            else:
+                self._attempt(self.seat, fresh=False)
+                return
+        self._end(failed=None)
+        self._client.on_failed(dispatch.error_of(failure), answered=False)
+
+    def _end(self, *, failed: bool | None) -> None:
+        self.connection = None
+        self._forget_copy()
+        if self.seat is not None:
+            self._relay.roster.release(self.seat, failed=failed)
+            self.seat = None
+
+
+class AppExchange(Exchange):
+    """A request for the proxy itself. The application never sees a body: none of its answers depends on one."""
+
+    __slots__ = ()
+
+    KEY = "the proxy itself"
+
+    def start(self) -> None:
+        """Hand the request to the application."""
+        self.invited = self.body_done = True
+        connection = self._relay.pool.take(self.KEY) or self._relay.pool.connect_inside(self.KEY, self._relay.app)
+        self.connection = connection
+        connection.begin(self, self.head.method)
+        connection.transport.write(
+            request_to_worker(self.head, self._client.peer, self.request_id, expect=False, body=False)
+        )
+
+    def on_body(self, data: bytes) -> None:
+        """Nobody wants it."""
+
+    def on_body_end(self) -> None:
+        """Nobody waits for it."""
+
+    def _failed(self, failure: Failure) -> None:
+        self._end(failed=None)
+        self._client.on_failed(ClusterError("the proxy could not answer"), answered=False)

@@ -1,0 +1,150 @@
+"""Where a body ends, and its chunks. Pure: bytes in, bytes out.
+
+A body of known length is counted and never looked at. A chunked body is taken apart strictly (hexadecimal sizes, CRLF
+only, bounded extensions and trailers, trailers dropped) and framed anew, so that nothing ambiguous travels further.
+RFC 9112, section 7.1.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHUNK_LINE = 256  # bytes of size and extensions
+MAX_TRAILERS = 4096  # bytes
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+# 16 digits are 2**64, more than any limit. Extensions are read over: nobody uses them, and nothing acts on them.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+
+
+class BadChunk(Exception):
+    """The body is not chunked as it says it is."""
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class CountedBody:
+    """A body of `length` bytes."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    @property
+    def done(self) -> bool:
+        """Is the body complete?"""
+        return self._left == 0
+
+    @property
+    def left(self) -> int:
+        """Bytes still to come."""
+        return self._left
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Split `data` into what belongs to the body and what comes after it."""
+        size = len(data)
+        if size <= self._left:
+            self._left -= size
+            return data, b""
+        cut, self._left = self._left, 0
+        return data[:cut], data[cut:]
+
+
+class ChunkedBody:
+    """A body in chunks."""
+
+    __slots__ = ("_buffer", "_in_trailers", "_left", "_trailer_size", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._buffer = b""  # an unfinished line
+        self._left = 0  # bytes of the current chunk still to come, its closing CRLF included
+        self._in_trailers = False
+        self._trailer_size = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes known to be still to come; unknown counts as very many."""
+        return 0 if self.done else 1 << 62
+
+    @property
+    def declared(self) -> int:
+        """Bytes that the current chunk says are still to come: reason enough to refuse a giant before it arrives."""
+        return self._left
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """The body bytes inside `data`, and what comes after the body. BadChunk if it cannot be read."""
+        if self._buffer:
+            data, self._buffer = self._buffer + data, b""
+        pieces: list[bytes] = []
+        position = 0
+        while position < len(data) and not self.done:
+            if self._left:
+                position = self._payload(data, position, pieces)
+            else:
+                end = data.find(b"\r\n", position)
+                if end < 0:
+                    self._keep(data[position:])
+                    return b"".join(pieces), b""
+                self._line(data[position:end])
+                position = end + 2
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[position:]
+
+    def _payload(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        available = min(len(data) - position, self._left)
+        payload = min(available, max(self._left - 2, 0))
+        if payload:
+            pieces.append(data[position : position + payload])
+        ending = data[position + payload : position + available]
+        if ending != b"\r\n"[2 - self._left + payload : 2 - self._left + available]:
+            raise BadChunk("a chunk does not end where its size says")
+        self._left -= available
+        return position + available
+
+    def _keep(self, line: bytes) -> None:
+        limit = MAX_TRAILERS if self._in_trailers else MAX_CHUNK_LINE
+        if len(line) > limit or b"\n" in line or b"\r" in line[:-1]:
+            raise BadChunk("a chunk's size line is too long or not ended by CRLF")
+        self._buffer = line
+
+    def _line(self, line: bytes) -> None:
+        if self._in_trailers:
+            self._trailer(line)
+            return
+        match = _SIZE.fullmatch(line) if len(line) <= MAX_CHUNK_LINE else None
+        if match is None:
+            raise BadChunk("a chunk's size is not a hexadecimal number")
+        size = int(match[1], 16)
+        if size:
+            self._left = size + 2
+        else:
+            self._in_trailers = True
+
+    def _trailer(self, line: bytes) -> None:
+        if not line:
+            self.done = True
+            return
+        self._trailer_size += len(line)
+        if self._trailer_size > MAX_TRAILERS or not _TRAILER.fullmatch(line):
+            raise BadChunk("the trailers are too long or malformed")
+
+
+class UntilClosed:
+    """A response body that ends when the connection does."""
+
+    __slots__ = ()
+    done = False
+    left = 1 << 62
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """All of it."""
+        return data, b""
+
+
+Body = CountedBody | ChunkedBody | UntilClosed

@@ -1,0 +1,275 @@
+"""Request and response heads: parsed strictly and judged. Pure: bytes in, values out.
+
+llhttp (the parser inside Node and aiohttp) reads a head in its strict mode. What it lets through and a proxy must not
+is refused here, because two parsers that disagree about where a request ends are how requests are smuggled.
+`rewrite` puts the heads for the other side together. Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 framing).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import httptools
+
+from muster.errors import BadRequest, ClusterError, MethodNotAllowed
+
+Headers = list[tuple[bytes, bytes]]
+
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
+MAX_HEADERS = 128
+
+# A client may name any header in Connection to have it dropped on the way; these it may not take away from the worker.
+NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expect", b"x-forwarded-for",
+                             b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_DIGITS = re.compile(rb"\d{1,18}")
+
+
+class HeadersTooLarge(ClusterError):
+    """More header bytes or lines than the limit allows."""
+
+    status, code = 431, "headers_too_large"
+
+
+class VersionNotSupported(ClusterError):
+    """Neither HTTP/1.0 nor HTTP/1.1."""
+
+    status, code = 505, "version_not_supported"
+
+
+class ExpectationFailed(ClusterError):
+    """The client expects something other than `100-continue`."""
+
+    status, code = 417, "expectation_failed"
+
+
+class BadResponse(Exception):
+    """What a worker sent is not an HTTP response."""
+
+
+class RequestHead:
+    """One request, up to its body. `content_length` is None when there is no body or it is `chunked`."""
+
+    __slots__ = ("chunked", "content_length", "expects_continue", "headers", "host", "http11", "keep_alive", "method",
+                 "nominated", "target", "websocket")  # fmt: skip
+
+    def __init__(self, method: bytes, target: bytes, http11: bool, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.http11 = http11
+        self.headers = headers
+        self.host = b""
+        self.content_length: int | None = None
+        self.chunked = False
+        self.keep_alive = http11
+        self.expects_continue = False
+        self.websocket = False
+        self.nominated: frozenset[bytes] = frozenset()
+
+    @property
+    def has_body(self) -> bool:
+        """Will body bytes follow?"""
+        return self.chunked or bool(self.content_length)
+
+    @property
+    def idempotent(self) -> bool:
+        """Does sending it twice mean the same as sending it once?"""
+        return self.method in IDEMPOTENT
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query, exactly as it was sent."""
+        return self.target.partition(b"?")[0]
+
+
+class ResponseHead:
+    """One response, up to its body. `content_length` is None when the worker did not say."""
+
+    __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "nominated", "reason",
+                 "status", "upgrade")  # fmt: skip
+
+    def __init__(self, status: int, reason: bytes, http11: bool, headers: Headers) -> None:
+        self.status = status
+        self.reason = reason
+        self.http11 = http11
+        self.headers = headers
+        self.content_length: int | None = None
+        self.chunked = False
+        self.keep_alive = http11
+        self.nominated: set[bytes] = set()
+        self.upgrade = b""
+
+    def has_body(self, method: bytes) -> bool:
+        """Will body bytes follow, given the method that it answers? (RFC 9112, 6.3)"""
+        bodiless = method == b"HEAD" or self.status < 200 or self.status in (204, 304)
+        return not bodiless and self.content_length != 0
+
+
+class _Collector:
+    """What llhttp tells while it reads one head."""
+
+    __slots__ = ("headers", "start")
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self.start = b""  # a request's target, a response's reason
+
+    def on_url(self, url: bytes) -> None:
+        self.start += url
+
+    def on_status(self, reason: bytes) -> None:
+        self.start += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value.strip(b" \t")))
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """Read one request head, `raw` up to and including the empty line. An unfit one raises a ClusterError to answer with."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # llhttp stops where an upgrade may begin; whether it does is decided below
+    except httptools.HttpParserError as error:
+        raise BadRequest(f"this is not a request that can be read: {error}") from None
+    method, target, version = parser.get_method(), collector.start, parser.get_http_version()
+    if version not in ("1.1", "1.0"):
+        raise VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if not raw.startswith(b"%b %b HTTP/" % (method, target)):
+        raise BadRequest("the request line is not a method, a target and a version with one space between them")
+    if method not in METHODS:
+        raise MethodNotAllowed(
+            f"{method.decode()} is not allowed", allow=", ".join(sorted(m.decode() for m in METHODS))
+        )
+    if target[:1] != b"/" or b"#" in target:
+        raise BadRequest("the request target has to be a path that begins with a slash")
+    if len(collector.headers) > MAX_HEADERS:
+        raise HeadersTooLarge(f"more than {MAX_HEADERS} headers")
+    head = RequestHead(method, target, version == "1.1", collector.headers)
+    _judge_request(head)
+    return head
+
+
+def _judge_request(head: RequestHead) -> None:
+    for name, value in head.headers:
+        judge = _REQUEST_JUDGES.get(name.lower())
+        if judge is not None:
+            judge(head, value)
+    if head.http11 and not head.host:
+        raise BadRequest("a request needs a Host header")
+    if head.chunked and head.content_length is not None:
+        raise BadRequest("a request has either Content-Length or Transfer-Encoding, not both")
+    # An upgrade counts only when Connection names it as well (RFC 9110, 7.8), and here only without a body.
+    head.websocket = head.websocket and b"upgrade" in head.nominated and head.method == b"GET" and not head.has_body
+
+
+def _host(head: RequestHead, value: bytes) -> None:
+    if head.host:
+        raise BadRequest("a request has one Host header, not several")
+    if not _HOST.fullmatch(value):
+        raise BadRequest("the Host header is not a host name or address with an optional port")
+    head.host = value
+
+
+def _content_length(head: RequestHead, value: bytes) -> None:
+    if head.content_length is not None or not _DIGITS.fullmatch(value):
+        raise BadRequest("Content-Length has to be one decimal number")
+    head.content_length = int(value)
+
+
+def _transfer_encoding(head: RequestHead, value: bytes) -> None:
+    if head.chunked or value.lower() != b"chunked" or not head.http11:
+        raise BadRequest("the only Transfer-Encoding that is understood is chunked, once, in HTTP/1.1")
+    head.chunked = True
+
+
+def _connection(head: RequestHead, value: bytes) -> None:
+    tokens = tokens_of(value)
+    if b"close" in tokens:
+        head.keep_alive = False
+    elif b"keep-alive" in tokens and not head.http11:
+        head.keep_alive = True
+    head.nominated |= tokens - NEVER_NOMINATED
+
+
+def _expect(head: RequestHead, value: bytes) -> None:
+    if value.lower() != b"100-continue":
+        raise ExpectationFailed("the only expectation that is understood is 100-continue")
+    head.expects_continue = head.http11
+
+
+def _upgrade(head: RequestHead, value: bytes) -> None:
+    head.websocket = value.lower() == b"websocket"
+
+
+_REQUEST_JUDGES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
+    b"host": _host,
+    b"content-length": _content_length,
+    b"transfer-encoding": _transfer_encoding,
+    b"connection": _connection,
+    b"expect": _expect,
+    b"upgrade": _upgrade,
+}
+
+
+def tokens_of(value: bytes) -> set[bytes]:
+    """The tokens of a comma-separated header value, in lower case."""
+    return {token.strip(b" \t") for token in value.lower().split(b",")}
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """Read one response head, `raw` up to and including the empty line. BadResponse if it is none."""
+    collector = _Collector()
+    parser = httptools.HttpResponseParser(collector)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise BadResponse(str(error)) from None
+    head = ResponseHead(
+        parser.get_status_code(), collector.start, parser.get_http_version() == "1.1", collector.headers
+    )
+    for name, value in head.headers:
+        judge = _RESPONSE_JUDGES.get(name.lower())
+        if judge is not None:
+            judge(head, value)
+    if not 100 <= head.status <= 599:
+        raise BadResponse(f"status {head.status}")
+    if head.chunked:
+        head.content_length = None  # chunked beats a length (RFC 9112, 6.3)
+    return head
+
+
+def _response_length(head: ResponseHead, value: bytes) -> None:
+    if not _DIGITS.fullmatch(value):
+        raise BadResponse("Content-Length is not a number")
+    head.content_length = int(value)
+
+
+def _response_encoding(head: ResponseHead, value: bytes) -> None:
+    if value.lower() != b"chunked":
+        raise BadResponse("Transfer-Encoding is not chunked")
+    head.chunked = True
+
+
+def _response_connection(head: ResponseHead, value: bytes) -> None:
+    head.nominated |= tokens_of(value)
+    head.keep_alive = b"close" not in head.nominated and (head.http11 or b"keep-alive" in head.nominated)
+
+
+def _response_upgrade(head: ResponseHead, value: bytes) -> None:
+    head.upgrade = value
+
+
+_RESPONSE_JUDGES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
+    b"content-length": _response_length,
+    b"transfer-encoding": _response_encoding,
+    b"connection": _response_connection,
+    b"upgrade": _response_upgrade,
+}

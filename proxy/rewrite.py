@@ -1,0 +1,108 @@
+"""The heads that leave the proxy, put together from parsed parts: what is dropped, what is added. Values in, bytes out.
+
+To a worker go the client's headers in their order and spelling, less those that concern one connection only (RFC 9110,
+7.6.1) and those with an underscore in the name, plus `X-Forwarded-For/-Proto/-Host` and `X-Request-Id`. To a client go
+the worker's, plus `X-Request-Id`, `Server-Timing` and, where the worker did not say it, `X-Served-By`.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+from muster.errors import ClusterError
+from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
+
+HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
+                        b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade"})  # fmt: skip
+_REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"expect"})
+_VISIBLE = bytes(range(0x21, 0x7F))
+_MAX_REQUEST_ID = 128
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def request_to_worker(head: RequestHead, peer: bytes, request_id: bytes, *, expect: bool, body: bool) -> bytes:
+    """The head that a worker gets. `peer`: the client's address; `expect`: the worker is to invite the body."""
+    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
+    if not head.host:
+        parts.append(b"Host: localhost\r\n")  # HTTP/1.0 may come without, HTTP/1.1 may not
+    forwarded_for: list[bytes] = []
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP or lower in _REPLACED or lower in head.nominated:
+            if lower == b"x-forwarded-for":
+                forwarded_for.append(value)
+            continue
+        # An underscore is how `Content_Length` would pass for `Content-Length` at a worker that speaks CGI.
+        if b"_" in lower or (not body and lower == b"content-length"):
+            continue
+        parts += (name, b": ", value, b"\r\n")
+    forwarded_for.append(peer)
+    parts += (b"X-Forwarded-For: ", b", ".join(forwarded_for), b"\r\nX-Forwarded-Proto: http\r\n")
+    parts += (b"X-Request-Id: ", request_id, b"\r\n")
+    if head.host:
+        parts += (b"X-Forwarded-Host: ", head.host, b"\r\n")
+    if body and head.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if expect:
+        parts.append(b"Expect: 100-continue\r\n")
+    if head.websocket:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def response_to_client(head: ResponseHead, request: RequestHead, extra: bytes, *, chunked: bool, close: bool) -> bytes:
+    """The head that a client gets. `extra`: further header lines; `chunked`: the body is framed anew."""
+    parts = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
+    dropped = head.nominated - NEVER_NOMINATED if head.nominated else head.nominated
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP or lower in dropped or lower == b"x-request-id":
+            continue
+        if lower == b"content-length" and head.content_length is None:
+            continue
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(extra)
+    if head.status == 101:
+        parts += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
+    elif close:
+        parts.append(b"Connection: close\r\n")
+    elif not request.http11:
+        parts.append(b"Connection: keep-alive\r\n")
+    if chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def error_to_client(error: ClusterError, request_id: bytes, *, head_only: bool, close: bool) -> bytes:
+    """A whole answer that says what went wrong, as JSON. `head_only`: it answers HEAD, so the body stays away."""
+    body = json.dumps(error.to_json()).encode() + b"\n"
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers()}
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if request_id:
+        lines.append(f"X-Request-Id: {request_id.decode('ascii')}")
+    if close:
+        lines.append("Connection: close")
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if head_only else body)
+
+
+class RequestIds:
+    """Takes over a client's request id where it is sane, else makes one: a random prefix and a counter."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode()
+        self._count = 0
+
+    def of(self, head: RequestHead) -> bytes:
+        """The id under which this request is known everywhere."""
+        for name, value in head.headers:
+            if len(name) == 12 and name.lower() == b"x-request-id":
+                if 0 < len(value) <= _MAX_REQUEST_ID and not value.translate(None, _VISIBLE):
+                    return value
+                break
+        self._count += 1
+        return b"%b-%x" % (self._prefix, self._count)

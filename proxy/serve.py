@@ -1,0 +1,74 @@
+"""The proxy as a list of lifetimes: the registry, the first snapshot, only then the port; drained on the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from aiohttp import web
+
+from discovery.addresses import open_registry
+from discovery.registry import Registry
+from muster.lifetime import Stop, supervised
+from proxy.http_api import HttpApi
+from proxy.p2p import PeerToPeer
+from proxy.relay import Relay
+from proxy.rewrite import RequestIds
+from proxy.roster import Rest, Roster
+from proxy.settings import ProxySettings
+from proxy.stats import Stats
+
+log = logging.getLogger(__name__)
+
+FIRST_SNAPSHOT = 5.0
+"""Seconds to wait for the registry's first word before listening anyway: an honest 503 beats a closed port."""
+
+
+async def serve(settings: ProxySettings, stop: Stop) -> None:
+    """Run until `stop`."""
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as life:
+        registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
+        roster = Roster(loop.time, Rest(settings.rest, settings.rest_longest))
+        api = HttpApi(registry, PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
+        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, keepalive_timeout=75)
+        await runner.setup()
+        life.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # noqa: S101  # what setup() is for
+        request_ids = RequestIds(secrets.token_hex(4))
+        api.relay = relay = Relay(loop, settings, roster, Stats(), request_ids, runner.server)
+
+        first = asyncio.Event()
+        await life.enter_async_context(supervised("the watch", _follow(registry, relay, first), stop))
+        await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(first.wait(), FIRST_SNAPSHOT)
+        await life.enter_async_context(_listening(relay))
+        await stop.wait()
+
+
+async def _follow(registry: Registry, relay: Relay, first: asyncio.Event) -> None:
+    async for snapshot in registry.watch():
+        for gone in relay.roster.apply(snapshot):
+            relay.pool.forget(gone.id)
+        first.set()
+
+
+@asynccontextmanager
+async def _listening(relay: Relay) -> AsyncIterator[None]:
+    settings = relay.settings
+    server = await relay.loop.create_server(
+        relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024
+    )
+    for sock in server.sockets:
+        log.info("listening on %s:%d", *sock.getsockname()[:2])
+    try:
+        yield
+    finally:
+        server.close()
+        await relay.drain()
+        await server.wait_closed()

@@ -1,0 +1,42 @@
+"""The proxy's settings: each one a flag, a `PROXY_…` variable and a line of `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.settings import port, setting, size
+from muster.wire import PROXY_PORT, SERVICE
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """The reverse proxy: sends requests to the workers that are fit to serve, and hands out their addresses."""
+
+    host: str = setting("0.0.0.0", "address to listen on")  # noqa: S104  # a proxy is there to be reached
+    port: int = setting(PROXY_PORT, "port to listen on", parse=port)
+    registry: str = setting("consul", "where workers are listed: consul[://HOST:PORT], embedded[://HOST:PORT] or "
+                                      "static://HOST:PORT,HOST:PORT")  # fmt: skip
+    service: str = setting(SERVICE, "name of the service in Consul")
+    p2p: bool = setting(True, "hand out workers' addresses on / and redirect /p2p/ to them")
+    p2p_ttl: float = setting(5.0, "how long a client may keep a worker's address", unit="seconds")
+    max_head: int = setting(16384, "largest head of a request or response", unit="bytes", parse=size)
+    max_body: int = setting(4 * 2**30, "largest body of a request", unit="bytes", parse=size)
+    replay_body: int = setting(8 * 2**20, "largest body that is kept so that it can be sent again", unit="bytes",
+                               parse=size)  # fmt: skip
+    replay_total: int = setting(256 * 2**20, "memory for all bodies that are kept to be sent again", unit="bytes",
+                                parse=size)  # fmt: skip
+    connect_timeout: float = setting(1.0, "how long a worker may take to accept a connection", unit="seconds")
+    response_timeout: float = setting(60.0, "how long a worker may stay silent while it owes an answer", unit="seconds")
+    header_timeout: float = setting(15.0, "how long a client may take to send a request's head", unit="seconds")
+    body_timeout: float = setting(30.0, "how long a client may take to send a request's body; a second more for each "
+                                        "16 KiB that arrived", unit="seconds")  # fmt: skip
+    write_timeout: float = setting(30.0, "how long a client may refuse to take its answer", unit="seconds")
+    idle_timeout: float = setting(75.0, "how long a client's connection may stay idle", unit="seconds")
+    upstream_idle: float = setting(30.0, "how long an idle connection to a worker is kept; shorter than the worker's "
+                                         "own limit", unit="seconds")  # fmt: skip
+    rest: float = setting(1.0, "how long a worker is left alone after a failure; doubled with each in a row",
+                          unit="seconds")  # fmt: skip
+    rest_longest: float = setting(30.0, "longest time that a worker is left alone", unit="seconds")
+    drain_timeout: float = setting(30.0, "how long requests under way may take to finish when the proxy stops",
+                                   unit="seconds")  # fmt: skip
+    log_level: str = setting("info", "debug, info, warning or error")

@@ -1,0 +1,279 @@
+"""A connection to a worker, and the pool that keeps the idle ones. One attempt at one worker happens here.
+
+The connection parses the worker's answer as far as framing goes and tells its `Caller`, the exchange that it works for.
+It decides nothing: what a failure means is `dispatch`'s business. Errors of sockets and of HTTP stop here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from muster.errors import WorkerUnreachable
+from muster.values import Worker
+from proxy import pipe
+from proxy.dispatch import Failure
+from proxy.framing import BadChunk, Body, ChunkedBody, CountedBody, UntilClosed
+from proxy.heads import BadResponse, ResponseHead, parse_response
+
+READ_HIGH_WATER = 256 * 1024
+"""Bytes that may wait to be written before the other side stops reading. uvloop reads up to as much at once."""
+
+
+class Caller(Protocol):
+    """Who a connection works for while it is busy. All calls come from the event loop, in this order."""
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """A 1xx answer; the real one is still to come."""
+
+    def on_response(self, head: ResponseHead) -> None:
+        """The head of the answer. A 101 turns the connection into a pipe, and `on_data` is all that follows."""
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes of the body."""
+
+    def on_end(self) -> None:
+        """The answer is complete, and the connection is no longer the caller's."""
+
+    def on_failure(self, failure: Failure, *, answered: bool) -> None:
+        """There will be no (complete) answer, and the connection is lost; `answered`: `on_response` was called."""
+
+    def on_writable(self, writable: bool) -> None:
+        """The worker does (not) keep up with what is sent."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to one worker, used by one exchange at a time."""
+
+    __slots__ = ("_answered", "_body", "_buffer", "_caller", "_keep_alive", "_max_head", "_method", "_on_idle",
+                 "_tunnel", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        key: str,
+        loop: asyncio.AbstractEventLoop,
+        max_head: int,
+        on_idle: Callable[[UpstreamConnection, bool], None],
+    ) -> None:
+        self.key = key
+        self.loop = loop
+        self.reused = False
+        self.last_active = loop.time()
+        self._max_head = max_head
+        self._on_idle = on_idle
+        self._caller: Caller | None = None
+        self._reset(b"")
+
+    def _reset(self, method: bytes) -> None:
+        self._method = method
+        self._buffer = b""
+        self._body: Body | None = None
+        self._answered = False
+        self._keep_alive = False
+        self._tunnel = False
+
+    def begin(self, caller: Caller, method: bytes) -> None:
+        """Work for `caller`, who is about to write a request of this method."""
+        self._reset(method)
+        self._caller = caller
+        self.last_active = self.loop.time()
+
+    def drop(self, *, flush: bool = False) -> None:
+        """Close for a caller who wants to hear no more, so that the worker sees it; `flush`: after what was written."""
+        self._caller = None
+        if flush:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what every stream protocol is given
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        caller = self._caller
+        if caller is None:
+            self.transport.abort()  # an answer that nobody asked for: not to be mistaken for the next one
+            return
+        self.last_active = self.loop.time()
+        if self._body is None and not self._tunnel:
+            self._read_head(data)
+        else:
+            self._read_body(caller, data)
+
+    def eof_received(self) -> None:  # noqa: D102
+        if isinstance(self._body, UntilClosed):
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        if self._caller is None:
+            self._on_idle(self, False)
+        elif self._tunnel:
+            self._finish()
+        else:
+            stale = self.reused and not self._buffer and not self._answered
+            self._fail(Failure.STALE if stale else Failure.BROKE)
+
+    def pause_writing(self) -> None:  # noqa: D102
+        if self._caller is not None:
+            self._caller.on_writable(False)
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self.last_active = self.loop.time()  # it takes the request's body, so it is not silent
+        if self._caller is not None:
+            self._caller.on_writable(True)
+
+    # Reading the answer
+
+    def _read_head(self, data: bytes) -> None:
+        data = self._buffer + data if self._buffer else data
+        while self._caller is not None:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or end > self._max_head:
+                self._buffer = data
+                if len(data) > self._max_head:
+                    self._fail(Failure.GARBAGE)
+                return
+            try:
+                head = parse_response(data[:end])
+            except BadResponse:
+                self._fail(Failure.GARBAGE)
+                return
+            data = data[end:]
+            if head.status < 200 and head.status != 101:
+                self._caller.on_informational(head)
+                self._buffer = b""
+                continue
+            self._start_body(self._caller, head, data)
+            return
+
+    def _start_body(self, caller: Caller, head: ResponseHead, rest: bytes) -> None:
+        self._answered = True
+        self._buffer = b""
+        if head.status == 101:
+            self._tunnel = True
+        elif not head.has_body(self._method):
+            self._body = CountedBody(0)
+        elif head.chunked:
+            self._body = ChunkedBody()
+        elif head.content_length is not None:
+            self._body = CountedBody(head.content_length)
+        else:
+            self._body = UntilClosed()
+        self._keep_alive = head.keep_alive and isinstance(self._body, CountedBody | ChunkedBody)
+        caller.on_response(head)
+        if self._caller is caller and (rest or (self._body is not None and self._body.done)):
+            self._read_body(caller, rest)
+
+    def _read_body(self, caller: Caller, data: bytes) -> None:
+        body = self._body
+        if body is None:
+            caller.on_data(data)
+            return
+        try:
+            data, rest = body.feed(data)
+        except BadChunk:
+            self._fail(Failure.GARBAGE)
+            return
+        if data:
+            caller.on_data(data)
+        if body.done and self._caller is caller:
+            self._keep_alive = self._keep_alive and not rest
+            self._finish()
+
+    def _finish(self) -> None:
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.on_end()
+
+    def _fail(self, failure: Failure) -> None:
+        caller, self._caller = self._caller, None
+        self.transport.abort()
+        if caller is not None:
+            caller.on_failure(failure, answered=self._answered)
+
+    def give_back(self, *, reusable: bool) -> None:
+        """The caller is done with it: keep it for the next, or close it; what was not sent by now is not wanted."""
+        if reusable and self._keep_alive and not self.transport.is_closing():
+            self.reused = True
+            self._on_idle(self, True)
+        else:
+            self.transport.abort()
+
+
+class Pool:
+    """The idle connections, by worker. The most recently used goes first, so surplus ones grow old and are closed."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, connect_timeout: float, idle_timeout: float, max_head: int
+    ) -> None:
+        self._loop = loop
+        self._connect_timeout = connect_timeout
+        self._idle_timeout = idle_timeout
+        self._max_head = max_head
+        self._idle: dict[str, list[UpstreamConnection]] = {}
+
+    def take(self, key: str) -> UpstreamConnection | None:
+        """An idle connection to the worker with this id, if there is one that still looks alive."""
+        idle = self._idle.get(key)
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def connect(self, worker: Worker) -> UpstreamConnection:
+        """A fresh connection. WorkerUnreachable if there is none within the time limit."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await self._loop.create_connection(
+                    lambda: self._connection(worker.id), worker.host, worker.port
+                )
+        except TimeoutError:
+            raise WorkerUnreachable(f"{worker.address} did not accept within {self._connect_timeout:g} s") from None
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up
+            raise WorkerUnreachable(f"{worker.address}: {error}") from None
+        connection.transport.set_write_buffer_limits(high=READ_HIGH_WATER)
+        return connection
+
+    def connect_inside(self, key: str, server: Callable[[], asyncio.BaseProtocol]) -> UpstreamConnection:
+        """A fresh connection to a server in this process."""
+        connection = self._connection(key)
+        pipe.connect(self._loop, connection, server)
+        return connection
+
+    def forget(self, key: str) -> None:
+        """Close what is idle: the worker is not listed any more."""
+        for connection in self._idle.pop(key, ()):
+            connection.transport.close()
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        oldest = self._loop.time() - self._idle_timeout
+        for key in list(self._idle):
+            for connection in [one for one in self._idle[key] if one.last_active < oldest]:
+                connection.transport.close()
+                self._idle[key].remove(connection)
+            if not self._idle[key]:
+                del self._idle[key]
+
+    def close(self) -> None:
+        """Close everything that is idle."""
+        for key in list(self._idle):
+            self.forget(key)
+
+    def _connection(self, key: str) -> UpstreamConnection:
+        return UpstreamConnection(key, self._loop, self._max_head, self._on_idle)
+
+    def _on_idle(self, connection: UpstreamConnection, alive: bool) -> None:
+        if alive:
+            self._idle.setdefault(connection.key, []).append(connection)
+            return
+        idle = self._idle.get(connection.key, [])
+        if connection in idle:
+            idle.remove(connection)
