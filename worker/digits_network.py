@@ -137,7 +137,9 @@ def _shifted(images: Any, down: int, right: int) -> Any:
 def export(network: keras.Model, directory: Path) -> Classify:
     """Write a SavedModel with its labels, and return what was written: loaded again, so judge that."""
     module = tf.Module()
-    module.variables_of_network = network.variables  # the module saves what it can reach
+    # The module saves what it can reach. TensorFlow's variables, not Keras's wrappers of them: of those it would save
+    # copies, and a session, as TensorFlow Serving's, would find the ones that the graph reads uninitialised.
+    module.variables_of_network = [variable.value for variable in network.variables]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=INPUT)])  # type: ignore[untyped-decorator]
     def classify(image_bytes: Any) -> dict[str, Any]:
