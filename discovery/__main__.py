@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from discovery.embedded import serving
 from muster import wire
 from muster.lifetime import Stop, run
-from muster.settings import load, port, setting
+from muster.settings import load, log_level, port, setting
 
 log = logging.getLogger("discovery")
 
@@ -22,7 +22,7 @@ class RegistrySettings:
 
     host: str = setting("127.0.0.1", "address to listen on; whoever reaches it can list workers")
     port: int = setting(wire.EMBEDDED_REGISTRY_PORT, "port to listen on", parse=port)
-    log_level: str = setting("info", "least level of what is logged: debug, info, warning, error")
+    log_level: str = setting("info", "debug, info, warning or error", parse=log_level)
 
 
 async def serve(settings: RegistrySettings, stop: Stop) -> None:

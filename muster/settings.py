@@ -52,6 +52,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def log_level(text: str) -> str:
+    """`debug`, `info`, `warning` or `error`, in any case. ValueError otherwise."""
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError(f"{text!r} is not debug, info, warning or error")
+    return text.lower()
+
+
 def boolean(text: str) -> bool:
     """`true`, `yes`, `on`, `1` or their opposites, in any case. ValueError otherwise."""
     word = text.strip().lower()
@@ -70,7 +77,11 @@ def load(cls: type[T], argv: Sequence[str], environ: Mapping[str, str], prefix: 
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add(parser, field, prefix, environ)
     given = vars(parser.parse_args([_dashes(word) for word in argv]))
-    return cls(**{field.name: _value(parser, field, given, environ, prefix) for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+    values = {field.name: _value(parser, field, given, environ, prefix) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**values)
+    except ValueError as error:  # settings that do not go together
+        parser.error(str(error))
 
 
 def _dashes(word: str) -> str:
