@@ -134,6 +134,12 @@ class Draining(ClusterError):
     status, code, retryable, retry_after = 503, "draining", True, 1
 
 
+class Loading(ClusterError):
+    """This worker has not loaded its models yet."""
+
+    status, code, retryable, retry_after = 503, "loading", True, 1
+
+
 class NoWorkers(ClusterError):
     """Nobody is there to answer."""
 

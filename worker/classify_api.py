@@ -1,0 +1,132 @@
+"""`POST /classify`: images in, labels out. It only translates; the work is done in `worker.inference`.
+
+    one image       {"model": {"name": "digits", "version": 1}, "predictions": [{"label": "7", "score": 0.998}, …]}
+    several images  {"model": …, "results": [{"filename": "a.png", "predictions": […]},
+                                             {"filename": "b.png", "error": "…", "code": "bad_image"}]}
+
+One image that cannot be judged is an error of the request; among several it is an error of its own and the request
+succeeds. `Server-Timing` tells the milliseconds of each stage, of the slowest image where there are several.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from muster import wire
+from muster.errors import BadRequest, ClusterError
+from worker.bodies import read_body
+from worker.inference import Answer, Inference
+from worker.metrics import Metrics
+from worker.models.servable import Servable
+from worker.settings import WorkerSettings
+from worker.state import State
+from worker.uploads import Upload, unpack
+
+LONG = 64 * 1024
+"""Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the query asks for."""
+
+    model: str | None
+    version: int | None
+    label: str | None
+    top: int
+
+
+class ClassifyApi:
+    """The handler of the route."""
+
+    def __init__(self, settings: WorkerSettings, state: State, inference: Inference, metrics: Metrics) -> None:
+        self._settings = settings
+        self._state = state
+        self._inference = inference
+        self._metrics = metrics
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Classify the images of a request. Raises ClusterError."""
+        servable: Servable | None = None
+        status = 500
+        try:
+            query = read_query(request)
+            servable = self._state.catalogue.look_up(query.model, query.version, query.label)
+            with self._state.request():
+                response = await self._classify(request, servable, query.top)
+            status = response.status
+        except ClusterError as error:
+            status = error.status
+            raise
+        finally:
+            self._metrics.answered(servable, status)
+        return response
+
+    async def _classify(self, request: web.BaseRequest, servable: Servable, top: int) -> web.Response:
+        settings = self._settings
+        body = await read_body(request, settings.max_body, settings.body_timeout)
+        content_type = request.headers.get("Content-Type", "")
+        if len(body) > LONG:
+            uploads = await self._inference.in_thread(lambda: unpack(body, content_type, settings.max_images))
+        else:
+            uploads = unpack(body, content_type, settings.max_images)
+        outcomes = await self._inference.classify(servable, [upload.data for upload in uploads], top)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        for answer in answers:
+            self._metrics.classified(servable, answer)
+        started = time.monotonic()
+        payload = orjson.dumps(_body(servable, uploads, outcomes), option=orjson.OPT_SERIALIZE_NUMPY)
+        encode = time.monotonic() - started
+        self._metrics.encoded(servable, encode)
+        headers = {"Content-Type": "application/json", wire.SERVER_TIMING: _timing(answers, encode)}
+        return web.Response(body=payload, headers=headers)
+
+
+def read_query(request: web.BaseRequest) -> Query:
+    """The query, checked. Raises BadRequest."""
+    asked = request.query
+    version, label, top = asked.get("version"), asked.get("label"), asked.get("top", "5")
+    if version is not None and not re.fullmatch(r"[0-9]{1,18}", version):
+        raise BadRequest(f"version must be a number, not {version[:100]!r}")
+    if version is not None and label is not None:
+        raise BadRequest("version and label both choose a version: give one of them")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", top):
+        raise BadRequest(f"top must be a number from 1 up, not {top[:100]!r}")
+    return Query(asked.get("model"), None if version is None else int(version), label, int(top))
+
+
+def _body(servable: Servable, uploads: Sequence[Upload], outcomes: Sequence[Answer | ClusterError]) -> dict[str, Any]:
+    model = {"name": servable.name, "version": servable.version}
+    if len(outcomes) == 1:
+        if isinstance(outcomes[0], ClusterError):
+            raise outcomes[0]
+        return {"model": model, "predictions": _predictions(outcomes[0])}
+    return {
+        "model": model,
+        "results": [
+            {"filename": upload.filename}
+            | (outcome.to_json() if isinstance(outcome, ClusterError) else {"predictions": _predictions(outcome)})
+            for upload, outcome in zip(uploads, outcomes, strict=True)
+        ],
+    }
+
+
+def _predictions(answer: Answer) -> list[dict[str, Any]]:
+    return [{"label": prediction.label, "score": prediction.score} for prediction in answer.predictions]
+
+
+def _timing(answers: Sequence[Answer], encode: float) -> str:
+    stages = {
+        "decode": max((answer.decode for answer in answers), default=0.0),
+        "queue": max((answer.queue for answer in answers), default=0.0),
+        "infer": max((answer.infer for answer in answers), default=0.0),
+        "encode": encode,
+    }
+    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())

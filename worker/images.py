@@ -1,0 +1,178 @@
+"""From the bytes of an image file to what a model wants; the only importer of Pillow.
+
+Used by `worker.inference`, in threads. Every file is somebody's and may be meant to do harm: only raster formats that
+browsers show are read, by what the data is and not by what it is called; the size in the header is checked before any
+pixel is decoded; whatever Pillow raises becomes one of `NotAnImage`, `BadImage`, `TooLarge`.
+
+What is decided here, for every model alike: EXIF orientation is applied, transparency is put on white, 16-bit gray
+keeps its upper 8 bits, CMYK and palettes become RGB, and moving pictures are refused rather than judged by a frame.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from muster.errors import BadImage, BadRequest, ClusterError, NotAnImage, TooLarge
+from worker.models.preprocessing import Pixels
+
+T = TypeVar("T")
+
+# Naming the plugins also imports them now; Pillow would do so while the first image waits.
+FORMATS: Final = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        GifImagePlugin.GifImageFile,
+        BmpImagePlugin.BmpImageFile,
+        WebPImagePlugin.WebPImageFile,
+    )
+)
+# A JPEG with further pictures inside, as many phones make them, is an "MPO" to Pillow; the first is the photograph.
+PHOTOGRAPHS: Final = (JpegImagePlugin.JpegImageFile.format, MpoImagePlugin.MpoImageFile.format)
+MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"RIFF")
+ORIENTATION: Final = 0x0112
+UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS: Final = (5, 6, 7, 8)
+
+# Pillow's own limit warns at one size and raises at twice that; ours is a setting, and every path below checks it.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
+    """The image in `data` as an array of shape (height, width, channels) and of the type that `wanted` says."""
+    return _guarded(data, lambda: _to_pixels(data, wanted, max_pixels))
+
+
+def to_encoded(data: bytes, max_pixels: int) -> bytes:
+    """The image in `data` as a file that TensorFlow's decoders show as people see it: JPEG or PNG, upright, 8-bit.
+
+    `data` itself where it is one already, which is looked up in its header without decoding it.
+    """
+    return _guarded(data, lambda: _to_encoded(data, max_pixels))
+
+
+def _guarded(data: bytes, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except (ClusterError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise of every kind for damaged data
+        raise _refusal(data, error) from error
+
+
+def _refusal(data: bytes, error: Exception) -> ClusterError:
+    if not data:
+        return BadRequest("the image is empty")
+    if data.startswith(MAGIC):
+        return BadImage("the image is damaged or incomplete")
+    return NotAnImage(f"this is not an image of a kind that is read here ({', '.join(FORMATS)})")
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(f"the image has {width}×{height} pixels; at most {max_pixels} are read", max_pixels=max_pixels)
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise NotAnImage("the image moves; send a single frame of it")
+    return image
+
+
+def _to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
+    image = _open(data, max_pixels)
+    orientation = _orientation(image)
+    if image.format in PHOTOGRAPHS:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8; down to twice the target that is far faster and looks the same.
+        width, height = (wanted.height, wanted.width) if orientation in SIDEWAYS else (wanted.width, wanted.height)
+        image.draft(None, (2 * width, 2 * height))
+    image = _plain(image)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    image = image.convert("L" if wanted.channels == 1 else "RGB")
+    size, resample = (wanted.width, wanted.height), Image.Resampling[wanted.filter.upper()]
+    image = image.resize(size, resample, box=_middle(image.size, size) if wanted.resize == "crop" else None)
+    return _scaled(np.asarray(image).reshape(wanted.height, wanted.width, wanted.channels), wanted)
+
+
+def _to_encoded(data: bytes, max_pixels: int) -> bytes:
+    image = _open(data, max_pixels)
+    orientation = _orientation(image)
+    if (
+        image.format in (*PHOTOGRAPHS, "PNG")
+        and image.mode in ("L", "RGB")
+        and orientation not in UPRIGHT
+        and not _transparent(image)
+    ):
+        return data
+    image = _plain(image)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, in EXIF's numbers; 1 is upright."""
+    # Asking Pillow makes it decode a PNG to its end, in case something follows the pixels. So it is asked only if
+    # something stands before them.
+    if not any(key in image.info for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")):
+        return 1
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  # a damaged EXIF block is no reason to refuse a sound picture
+        return 1
+
+
+def _transparent(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The decoded image as 8-bit gray ("L") or "RGB", on white where it is transparent."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if _transparent(image):
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    return image.convert("RGB")
+
+
+def _middle(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest box of `wanted`'s proportions in the middle of `size`."""
+    (width, height), (wanted_width, wanted_height) = size, wanted
+    scale = min(width / wanted_width, height / wanted_height)
+    left, top = (width - wanted_width * scale) / 2, (height - wanted_height * scale) / 2
+    return left, top, width - left, height - top
+
+
+def _scaled(pixels: NDArray[np.uint8], wanted: Pixels) -> NDArray[Any]:
+    if wanted.bgr and wanted.channels == 3:
+        pixels = pixels[..., ::-1]
+    if wanted.mean == (0.0,) and wanted.std == (1.0,):
+        return pixels.astype(wanted.dtype)
+    numbers = pixels.astype(np.float32)
+    numbers -= np.asarray(wanted.mean, np.float32)
+    numbers /= np.asarray(wanted.std, np.float32)
+    return numbers.astype(wanted.dtype, copy=False)

@@ -1,0 +1,1 @@
+"""Models: finding them on disk, loading them, and what a loaded one promises."""

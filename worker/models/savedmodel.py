@@ -1,0 +1,46 @@
+"""SavedModel directories, written by TensorFlow 1 or 2 alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from worker.models.graph import Graph, new_session, shape_of, v1
+from worker.models.servable import ModelProblem, Signature, Tensor
+from worker.models.tensorflow_quietly import tf
+
+SERVING_TAGS = ["serve"]
+
+
+def load_savedmodel(directory: Path) -> Graph:
+    """The graph in `directory`, with its variables restored and its initialisers run. Raises ModelProblem."""
+    session = new_session()
+    try:
+        with session.graph.as_default():
+            meta_graph = v1.saved_model.load(session, SERVING_TAGS, str(directory))
+    except Exception as error:  # whatever a damaged file makes TensorFlow raise
+        session.close()
+        raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {first_line(error)}") from error
+    signatures = {
+        name: _signature(definition)
+        for name, definition in meta_graph.signature_def.items()
+        if not name.startswith("__saved_model")  # bookkeeping of the format, not an entrance
+    }
+    return Graph(session, signatures)
+
+
+def first_line(error: Exception) -> str:
+    """The gist of an error of TensorFlow, which tends to print half a screen."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def _signature(definition: Any) -> Signature:
+    return Signature(
+        {key: _tensor(info) for key, info in definition.inputs.items()},
+        {key: _tensor(info) for key, info in definition.outputs.items()},
+    )
+
+
+def _tensor(info: Any) -> Tensor:
+    return Tensor(info.name, tf.dtypes.as_dtype(info.dtype).name, shape_of(info.tensor_shape))

@@ -1,0 +1,36 @@
+"""TensorFlow, imported without its chatter and without a search for GPUs.
+
+Import `tf` from here and nowhere else: the environment must be set before the first import. What the operator has set
+already stays as it is, so `TF_CPP_MIN_LOG_LEVEL=0` brings the chatter back. TensorFlow writes some lines before it
+looks at that variable, straight to the process's stderr; they are cut off by pointing that elsewhere for the import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+_chatter_wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+with contextlib.nullcontext() if _chatter_wanted else _stderr_closed():
+    import tensorflow as tf
+
+if not _chatter_wanted:
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+__all__ = ["tf"]

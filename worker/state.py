@@ -1,0 +1,73 @@
+"""Where this worker is in its life: loading, ready, draining. The doors ask it, `worker.serve` moves it on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from muster.errors import Draining, Loading
+from muster.values import Worker
+from worker.models.catalogue import Catalogue
+
+
+class State:
+    """One worker's state. It only ever goes forward."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._catalogue: Catalogue | None = None
+        self._draining = False
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def name(self) -> str:
+        """`loading`, `ready` or `draining`."""
+        if self._draining:
+            return "draining"
+        return "loading" if self._catalogue is None else "ready"
+
+    @property
+    def draining(self) -> bool:
+        """Is it on its way out? What still comes is served."""
+        return self._draining
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models. Raises Loading before they are there."""
+        if self._catalogue is None:
+            raise Loading("this worker is still loading its models")
+        return self._catalogue
+
+    def check_ready(self) -> None:
+        """Raises Draining or Loading if new requests had better go to another worker."""
+        if self._draining:
+            raise Draining("this worker is draining")
+        _ = self.catalogue
+
+    def loaded(self, catalogue: Catalogue, worker: Worker) -> None:
+        """The models are warm; `worker` says which they are."""
+        self._catalogue = catalogue
+        self.worker = worker
+
+    def drain(self) -> None:
+        """No new requests, please."""
+        self._draining = True
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A request is being worked on for as long as the block lasts."""
+        self._busy += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no request is being worked on."""
+        await self._idle.wait()
