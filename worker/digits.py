@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from muster.lifetime import follow_lifeline
 from muster.settings import load, setting
 
 NAME: Final = "digits"
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     settings = load(DigitsSettings, arguments, os.environ, "DIGITS", "python -m worker.digits")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that either signal clears away what is half made
+    follow_lifeline()
     out = Path(settings.out)
     try:
         if settings.only_if_empty and (model := find_model(out)):
@@ -78,7 +80,7 @@ def _say(line: str) -> None:
 
 
 def _complain(sentence: str) -> int:
-    sys.stderr.write(sentence + "\n")
+    sys.stderr.write(f"python -m worker.digits: error: {sentence}\n")
     return 1
 
 
