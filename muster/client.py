@@ -60,7 +60,8 @@ class Client:
 
     def __init__(self, proxy: str = DEFAULT_PROXY, *, timeout: float = 30.0, attempts: int = 4) -> None:
         self._planner = _planner(proxy, timeout, attempts)
-        self._http = httpx.Client()
+        # A transport of its own ignores HTTP_PROXY: that is about the world outside, and P2P through it would be none.
+        self._http = httpx.Client(transport=httpx.HTTPTransport())
 
     def classify(self, image: Image, **options: Unpack[Options]) -> Classification:
         """What is in the image, the likeliest first."""
@@ -108,7 +109,7 @@ class AsyncClient:
 
     def __init__(self, proxy: str = DEFAULT_PROXY, *, timeout: float = 30.0, attempts: int = 4) -> None:
         self._planner = _planner(proxy, timeout, attempts)
-        self._http = httpx.AsyncClient()
+        self._http = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport())
 
     async def classify(self, image: Image, **options: Unpack[Options]) -> Classification:
         """As `Client.classify`."""

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -71,6 +72,19 @@ class Stop:
     def _lifeline_closed(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)
         self.request("the process that started this one is gone")
+
+
+def follow_lifeline() -> None:
+    """For a program without an event loop: SIGTERM to ourselves when the lifeline of our parent closes."""
+    lifeline = os.environ.get(LIFELINE)
+    if lifeline is None:
+        return
+
+    def follow() -> None:
+        os.read(int(lifeline), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="lifeline", daemon=True).start()
 
 
 @contextlib.asynccontextmanager

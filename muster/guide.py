@@ -1,0 +1,67 @@
+"""What `muster up` says when the cluster is up: what runs where, and what to try next. Pure text."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from muster.answers import Listed
+from muster.wire import PROXY_PORT
+
+
+def guide(host: str, port: int, registry: str, listed: Sequence[Listed], model: Path) -> str:
+    """A few lines for people. `host` is where the proxy listens; `model` is what the workers serve."""
+    proxy = f"{reachable(host)}:{port}"
+    names = sorted({name for worker in listed for name in worker.models})
+    lines = [
+        "",
+        "The cluster is up. Ctrl-C ends it.",
+        f"  proxy     http://{proxy}  (a browser sees the cluster there)",
+        f"  workers   {'  '.join(worker.address for worker in listed)}",
+        f"  registry  {registry}",
+        f"  serving   {', '.join(names) or 'nothing yet'}, from {model}",
+        "",
+        "Try:",
+        *_commands(proxy, *_pictures(model)),
+    ]
+    return "\n".join(lines)
+
+
+def reachable(host: str) -> str:
+    """The name of this machine's own way to an address that something listens on."""
+    if host in ("", "0.0.0.0", "::", "127.0.0.1", "localhost"):  # noqa: S104  # compared, not bound
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _pictures(model: Path) -> tuple[str, str]:
+    """A picture to try and a large one: those that came with the digits model, or placeholders."""
+    for home in (model / "digits", model, model.parent):
+        small, large = home / "samples" / "7.png", home / "samples" / "big.jpg"
+        if small.is_file() and large.is_file():
+            return str(small), str(large)
+    return "IMAGE", "LARGE_IMAGE"
+
+
+def _commands(proxy: str, small: str, large: str) -> list[str]:
+    option = "" if proxy == f"localhost:{PROXY_PORT}" else f" --proxy {proxy}"
+    commands = [
+        (f"curl {proxy}/classify -F data=@{small}", "through the proxy"),
+        (f"curl $(curl -s {proxy})/classify -F data=@{small}", "P2P: ask for a worker, then talk to it"),
+        (f"curl -L {proxy}/p2p/classify -F data=@{large}", "P2P in one step: redirected before the body is sent"),
+        (f"{_ourselves()} classify {small}{option}", "the same without curl"),
+    ]
+    width = max(len(command) for command, _ in commands)
+    return [f"  {command:{width}}  # {remark}" for command, remark in commands]
+
+
+def _ourselves() -> str:
+    """The command that people can type here to run this program."""
+    if shutil.which("muster"):
+        return "muster"
+    program = Path(sys.argv[0])
+    if program.name != "muster":
+        return f"{Path(sys.executable).name} -m muster"
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
