@@ -9,6 +9,7 @@ import uvloop
 
 from muster.lifetime import Stop, run
 from muster.settings import load
+from proxy.memory import keep_pages
 from proxy.serve import serve
 from proxy.settings import ProxySettings
 
@@ -16,6 +17,8 @@ from proxy.settings import ProxySettings
 def main() -> int:
     """Run the proxy until it is asked to stop."""
     settings = load(ProxySettings, sys.argv[1:], os.environ, "PROXY", prog="python -m proxy")
+
+    keep_pages()
 
     async def program(stop: Stop) -> None:
         await serve(settings, stop)

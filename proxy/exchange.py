@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from muster.errors import ClusterError, NoWorkers
 from proxy import dispatch
+from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
 from proxy.framing import LAST_CHUNK, chunk
 from proxy.heads import RequestHead, ResponseHead
@@ -23,11 +24,10 @@ from proxy.rewrite import request_to_worker, response_to_client
 from proxy.roster import Seat
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
 
-if TYPE_CHECKING:
-    from proxy.relay import Relay
-
-
 log = logging.getLogger(__name__)
+
+JOIN_BELOW = 65536
+"""Pieces of fewer bytes in all are copied into one: cheaper than a system call for each, or than gathering them."""
 
 
 class Client(Protocol):
@@ -54,19 +54,19 @@ class Client(Protocol):
 class Exchange:
     """A request for a worker."""
 
-    __slots__ = ("_attempts", "_chunked_answer", "_client", "_connecting", "_copy", "_copy_size", "_relay", "_tried",
+    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy", "_copy_size", "_tried",
                  "answered", "body_done", "closing", "connection", "head", "invited", "request_id", "seat", "started",
                  "status", "tunnel")  # fmt: skip
 
-    def __init__(self, relay: Relay, client: Client, head: RequestHead, request_id: bytes) -> None:
-        self._relay = relay
+    def __init__(self, commons: Commons, client: Client, head: RequestHead, request_id: bytes) -> None:
+        self._commons = commons
         self._client = client
         self.head = head
         self.request_id = request_id
         self.started = perf_counter()
         self.seat: Seat | None = None
         self.connection: UpstreamConnection | None = None
-        self.body_done = not head.has_body
+        self.body_done = False
         self.invited = not head.expects_continue  # the client was told, or needs not to be told, to send the body
         self.answered = False
         self.status = 0
@@ -81,10 +81,14 @@ class Exchange:
 
     # From the client
 
-    def start(self) -> None:
-        """Make the first attempt."""
+    def start(self, data: bytes, *, complete: bool) -> None:
+        """Make the first attempt. `data` is what came of the body with the head; `complete`: it was all."""
+        self.body_done = complete
+        if data:
+            self.invited = True
+            self._keep(data)
         try:
-            self.seat = seat = self._relay.roster.lease(self._tried)
+            self.seat = seat = self._commons.roster.lease(self._tried)
         except NoWorkers as error:
             self._client.on_failed(error, answered=False)
             return
@@ -127,14 +131,14 @@ class Exchange:
         if self.connection is not None:
             self.connection.drop(flush=self.tunnel)
         self._end(failed=None)
-        self._relay.stats.cancelled += 1
+        self._commons.stats.cancelled += 1
 
     def check(self, now: float) -> None:
         """Called once a second while it is the worker's turn: give up on one that owes an answer and stays silent."""
         connection = self.connection
         if connection is None or self.tunnel or not connection.transport.is_reading():
             return
-        if now - connection.last_active > self._relay.settings.response_timeout:
+        if now - connection.last_active > self._commons.settings.response_timeout:
             connection.drop()
             self.on_failure(Failure.SILENT, answered=self.answered)
 
@@ -142,11 +146,11 @@ class Exchange:
 
     def _attempt(self, seat: Seat, *, fresh: bool) -> None:
         self._attempts.made += 1
-        connection = None if fresh else self._relay.pool.take(seat.worker.id)
+        connection = None if fresh else self._commons.pool.take(seat.worker.id)
         if connection is not None:
             self._send(connection)
             return
-        self._connecting = self._relay.loop.create_task(self._relay.pool.connect(seat.worker))
+        self._connecting = self._commons.loop.create_task(self._commons.pool.connect(seat.worker))
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
@@ -170,16 +174,18 @@ class Exchange:
         head = request_to_worker(
             self.head, self._client.peer, self.request_id, expect=not self.invited, body=self.head.has_body
         )
-        if not self._copy:
-            connection.transport.write(head)
-        else:
-            connection.transport.writelines(
-                [head, *map(chunk, self._copy)] if self.head.chunked else [head, *self._copy]
-            )
+        parts = [head]
+        if self._copy:
+            parts += map(chunk, self._copy) if self.head.chunked else self._copy
         if self.head.chunked and self.body_done:
-            connection.transport.write(LAST_CHUNK)
-        self._client.pause(False)
-        if (self.head.content_length or 0) > self._relay.settings.replay_body:
+            parts.append(LAST_CHUNK)
+        if self._copy_size < JOIN_BELOW:
+            connection.transport.write(b"".join(parts))
+        else:
+            connection.transport.writelines(parts)
+        if not self.body_done:
+            self._client.pause(False)
+        if (self.head.content_length or 0) > self._commons.settings.replay_body:
             self._forget_copy()  # it will not fit, so there is no point in keeping its beginning
 
     # The copy of the body
@@ -189,16 +195,16 @@ class Exchange:
         size = len(data)
         self._copy.append(data)
         self._copy_size += size
-        self._relay.replay_bytes += size
-        settings = self._relay.settings
+        self._commons.replay_bytes += size
+        settings = self._commons.settings
         if self.connection is not None and (
-            self._copy_size > settings.replay_body or self._relay.replay_bytes > settings.replay_total
+            self._copy_size > settings.replay_body or self._commons.replay_bytes > settings.replay_total
         ):
             self._forget_copy()
 
     def _forget_copy(self) -> None:
         self._copy = None
-        self._relay.replay_bytes -= self._copy_size
+        self._commons.replay_bytes -= self._copy_size
         self._copy_size = 0
 
     # From the worker's connection
@@ -209,8 +215,8 @@ class Exchange:
             self.invited = True
             self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_response(self, head: ResponseHead) -> None:
-        """Pass on the head of the answer."""
+    def on_response(self, head: ResponseHead, data: bytes) -> None:
+        """Pass on the head of the answer, and what came of its body with it."""
         self.answered = True
         self.status = head.status
         self.tunnel = head.status == 101
@@ -218,17 +224,24 @@ class Exchange:
         self._chunked_answer = unknown_length and self.head.http11
         # HTTP/1.0 knows the end of such a body only by the closed connection.
         self.closing = self.tunnel or (unknown_length and not self.head.http11) or self._client.must_close()
-        self._client.write(
-            response_to_client(head, self.head, self._added(head), chunked=self._chunked_answer, close=self.closing)
+        answer = response_to_client(
+            head, self.head, self._added(head), chunked=self._chunked_answer, close=self.closing
         )
+        if data and self._chunked_answer:
+            data = chunk(data)
+        if len(data) < JOIN_BELOW:
+            self._client.write(answer + data)
+        else:
+            self._client.write(answer)
+            self._client.write(data)
 
     def _added(self, head: ResponseHead) -> bytes:
-        added = b"X-Request-Id: %b\r\nServer-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (
-            self.request_id,
-            (perf_counter() - self.started) * 1000,
-            self._attempts.made,
-        )
-        if self.seat is not None and not any(len(n) == 11 and n.lower() == b"x-served-by" for n, _ in head.headers):
+        added = b"X-Request-Id: %b\r\n" % self.request_id
+        if self.seat is None:
+            return added
+        milliseconds = (perf_counter() - self.started) * 1000
+        added += b"Server-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (milliseconds, self._attempts.made)
+        if not any(len(n) == 11 and n.lower() == b"x-served-by" for n, _ in head.headers):
             added += b"X-Served-By: %b\r\n" % self.seat.worker.id.encode("ascii", "replace")
         return added
 
@@ -243,14 +256,14 @@ class Exchange:
         assert self.connection is not None  # noqa: S101
         self.connection.give_back(reusable=self.body_done and (self.seat is None or self.seat.listed))
         self._end(failed=False)
-        self._relay.stats.answered(self.status, perf_counter() - self.started)
+        self._commons.stats.answered(self.status, perf_counter() - self.started)
         self._client.on_answered()
 
     def on_failure(self, failure: Failure, *, answered: bool) -> None:
         """The worker's connection is lost."""
         self.connection = None
         if answered:
-            self._relay.stats.truncated += 1
+            self._commons.stats.truncated += 1
             self._end(failed=True)
             self._client.on_failed(dispatch.error_of(failure), answered=True)
         else:
@@ -263,7 +276,7 @@ class Exchange:
     def _failed(self, failure: Failure) -> None:
         seat = self.seat
         assert seat is not None  # noqa: S101
-        self._relay.stats.failures[failure] += 1
+        self._commons.stats.failures[failure] += 1
         step = dispatch.next_step(
             failure,
             self._attempts,
@@ -275,12 +288,12 @@ class Exchange:
             self._attempts.sent -= 1
             self._attempt(seat, fresh=True)
             return
-        self._relay.roster.release(seat, failed=failure.blames_worker or None)
+        self._commons.roster.release(seat, failed=failure.blames_worker or None)
         self._tried.append(seat)
         self.seat = None
         if step is Step.ANOTHER_WORKER:
             try:
-                self.seat = self._relay.roster.lease(self._tried)
+                self.seat = self._commons.roster.lease(self._tried)
             except NoWorkers:
                 pass
             else:
@@ -293,7 +306,7 @@ class Exchange:
         self.connection = None
         self._forget_copy()
         if self.seat is not None:
-            self._relay.roster.release(self.seat, failed=failed)
+            self._commons.roster.release(self.seat, failed=failed)
             self.seat = None
 
 
@@ -304,10 +317,10 @@ class AppExchange(Exchange):
 
     KEY = "the proxy itself"
 
-    def start(self) -> None:
+    def start(self, data: bytes, *, complete: bool) -> None:
         """Hand the request to the application."""
         self.invited = self.body_done = True
-        connection = self._relay.pool.take(self.KEY) or self._relay.pool.connect_inside(self.KEY, self._relay.app)
+        connection = self._commons.pool.take(self.KEY) or self._commons.pool.connect_inside(self.KEY, self._commons.app)
         self.connection = connection
         connection.begin(self, self.head.method)
         connection.transport.write(

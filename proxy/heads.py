@@ -128,7 +128,7 @@ class _Collector:
 
 
 def parse_request(raw: bytes) -> RequestHead:
-    """Read one request head, `raw` up to and including the empty line. An unfit one raises a ClusterError to answer with."""
+    """Read one request head: `raw` ends with its empty line. An unfit one raises the ClusterError to answer with."""
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:

@@ -1,4 +1,4 @@
-"""What aiohttp serves: addresses for P2P, health, roster, metrics, the dashboard. Requests for workers never come here."""
+"""What aiohttp serves: addresses for P2P, health, roster, metrics, dashboard. Requests for workers never come here."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from discovery.registry import Registry
 from muster.errors import ClusterError, Draining, MethodNotAllowed, NotFound, NoWorkers
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy import pages
-from proxy.p2p import PeerToPeer
-from proxy.relay import Relay
+from proxy.commons import Commons
+from proxy.p2p import PeerToPeer, json_answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,13 +32,18 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _answer(error: ClusterError) -> web.Response:
-    return web.json_response(error.to_json(), status=error.status, headers=error.headers())
+    return json_answer(error.to_json(), status=error.status, headers=error.headers())
+
+
+async def _unnamed(request: web.Request, response: web.StreamResponse) -> None:
+    """Do not tell attackers which versions run here."""
+    response.headers["Server"] = "muster"
 
 
 class HttpApi:
-    """The handlers, and what they look at. `relay` is set before the first request comes."""
+    """The handlers, and what they look at. `commons` is set before the first request comes."""
 
-    relay: Relay
+    commons: Commons
 
     def __init__(self, registry: Registry, p2p: PeerToPeer) -> None:
         self._registry = registry
@@ -48,6 +53,7 @@ class HttpApi:
     def application(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(middlewares=[errors_as_json])
+        app.on_response_prepare.append(_unnamed)
         app.router.add_get("/", self.root)
         app.router.add_route("*", P2P, self.redirect)
         app.router.add_route("*", P2P + "/{rest:.*}", self.redirect)
@@ -76,21 +82,21 @@ class HttpApi:
 
     async def workers(self, request: web.Request) -> web.Response:
         """The roster."""
-        return web.json_response(pages.roster_json(self.relay, self._registry), headers={"Cache-Control": "no-store"})
+        return json_answer(pages.roster_json(self.commons, self._registry), headers={"Cache-Control": "no-store"})
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Alive."""
-        return web.json_response({"status": "alive"})
+        return json_answer({"status": "alive"})
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Has at least one worker, and is not about to stop."""
-        if self.relay.draining:
+        if self.commons.draining:
             raise Draining("this proxy is about to stop")
-        if not self.relay.roster.seats:
+        if not self.commons.roster.seats:
             raise NoWorkers("no worker is listed")
-        return web.json_response({"status": "ready", "workers": len(self.relay.roster.seats)})
+        return json_answer({"status": "ready", "workers": len(self.commons.roster.seats)})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""
-        text = generate_latest(pages.metrics_registry(self.relay, self._registry))
+        text = generate_latest(pages.metrics_registry(self.commons, self._registry))
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})

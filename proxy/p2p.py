@@ -6,6 +6,10 @@ Only addresses from the registry are ever named.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from aiohttp import web
 
 from muster.errors import Forbidden
@@ -13,6 +17,12 @@ from proxy.roster import Roster
 
 MAX_ALTERNATES = 8
 _NEVER_STORE = {"Cache-Control": "no-store", "Vary": "Accept"}
+
+
+def json_answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`value` as JSON, ended by a newline, because people read it in a terminal."""
+    text = json.dumps(value) + "\n"
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
 
 
 class PeerToPeer:
@@ -35,7 +45,7 @@ class PeerToPeer:
             "alternates": [other.worker.address for other in self._roster.others(seat, MAX_ALTERNATES)],
             "ttl": self._ttl,
         }
-        return web.json_response(answer, headers=_NEVER_STORE)
+        return json_answer(answer, headers=_NEVER_STORE)
 
     def redirect(self, target: str) -> web.Response:
         """307 to the same request at a worker. `target` is the raw path and query behind `/p2p`."""

@@ -1,4 +1,4 @@
-"""What people and machines may look at: the roster as JSON, metrics, the dashboard. Reads everything, changes nothing."""
+"""What people and machines may look at: the roster as JSON, metrics, the dashboard. Reads all and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prometheus_client.registry import Collector
 
 from discovery.registry import Registry
 from discovery.worker_json import to_json
-from proxy.relay import Relay
+from proxy.commons import Commons
 from proxy.stats import BUCKETS
 
 
-def roster_json(relay: Relay, registry: Registry) -> dict[str, Any]:
+def roster_json(commons: Commons, registry: Registry) -> dict[str, Any]:
     """`/workers`: every listed worker as it announced itself, and what this proxy has seen of it."""
-    roster = relay.roster
+    roster = commons.roster
     return {
         "workers": [
             to_json(seat.worker)
@@ -43,8 +43,8 @@ def roster_json(relay: Relay, registry: Registry) -> dict[str, Any]:
 class Metrics(Collector):
     """The relay's counters and the roster, as Prometheus wants them, made when it asks."""
 
-    def __init__(self, relay: Relay, registry: Registry) -> None:
-        self._relay = relay
+    def __init__(self, commons: Commons, registry: Registry) -> None:
+        self._commons = commons
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
@@ -53,7 +53,7 @@ class Metrics(Collector):
         yield from self._workers()
 
     def _requests(self) -> Iterable[Metric]:
-        relay, stats = self._relay, self._relay.stats
+        commons, stats = self._commons, self._commons.stats
         answers = CounterMetricFamily("muster_proxy_responses", "Answers sent to clients", labels=["status"])
         for status, count in stats.statuses.items():
             answers.add_metric([str(status)], count)
@@ -74,11 +74,11 @@ class Metrics(Collector):
         yield failures
         yield CounterMetricFamily("muster_proxy_cancelled", "Clients that left before their answer", stats.cancelled)
         yield CounterMetricFamily("muster_proxy_truncated", "Answers that a worker broke off half-way", stats.truncated)
-        yield GaugeMetricFamily("muster_proxy_connections", "Clients' connections", len(relay.connections))
-        yield GaugeMetricFamily("muster_proxy_replay_bytes", "Bodies kept to be sent again", relay.replay_bytes)
+        yield GaugeMetricFamily("muster_proxy_connections", "Clients' connections", commons.connections)
+        yield GaugeMetricFamily("muster_proxy_replay_bytes", "Bodies kept to be sent again", commons.replay_bytes)
 
     def _workers(self) -> Iterable[Metric]:
-        roster = self._relay.roster
+        roster = self._commons.roster
         in_flight = GaugeMetricFamily("muster_proxy_in_flight", "Requests under way at a worker", labels=["worker"])
         picks = CounterMetricFamily("muster_proxy_picks", "Times that a worker was chosen", labels=["worker"])
         states = {True: 0, False: 0}
@@ -95,10 +95,10 @@ class Metrics(Collector):
             yield GaugeMetricFamily("muster_proxy_registry_age_seconds", "Time since the registry last answered", age)
 
 
-def metrics_registry(relay: Relay, registry: Registry) -> CollectorRegistry:
+def metrics_registry(commons: Commons, registry: Registry) -> CollectorRegistry:
     """A Prometheus registry of the proxy's own metrics."""
     collectors = CollectorRegistry()
-    collectors.register(Metrics(relay, registry))
+    collectors.register(Metrics(commons, registry))
     return collectors
 
 

@@ -1,376 +1,56 @@
-"""The data path: a client's connection as an `asyncio.Protocol`, and what all connections share.
+"""The data path as a whole: accepts clients, looks after their connections once a second, and lets them go at the end.
 
-A connection reads one request head at a time, judges it, and hands the request to an exchange. Body bytes go to the
-exchange as they arrive. A request that comes early (pipelining) waits its turn, bounded. Once a second `Relay.sweep`
-looks at every connection for limits of time; no request has a timer of its own.
+aiohttp is not on this path: a client's connection (`downstream`) and a worker's (`upstream`) are protocols back to back
+with one `exchange` between them for each request; requests for the proxy itself go to aiohttp through a `pipe`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-import struct
-from collections.abc import Callable
 from contextlib import suppress
 
-from muster.errors import BadRequest, ClusterError, RequestTimeout, TooLarge
-from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
-from proxy.exchange import AppExchange, Exchange
-from proxy.framing import BadChunk, ChunkedBody, CountedBody
-from proxy.heads import HeadersTooLarge, RequestHead, parse_request
-from proxy.rewrite import RequestIds, error_to_client
-from proxy.roster import Roster
-from proxy.settings import ProxySettings
-from proxy.stats import Stats
-from proxy.upstream import READ_HIGH_WATER, Pool
-
-log = logging.getLogger(__name__)
-
-PIPELINE = 65536  # bytes of further requests that may wait while one is served
-SWALLOW = 65536  # bytes of an unwanted body that are read, so that the connection can be kept
-LINGER = 2.0  # seconds in which a client whose body is not wanted can still read the answer
-BODY_RATE = 16384  # bytes; each of these that arrives earns a request's body another second
-
-_OWN_PATHS = frozenset(path.encode() for path in (P2P, WORKERS, HEALTHZ, READYZ, METRICS))
-_OWN_PREFIX = P2P.encode() + b"/"
-
-
-def is_own(head: RequestHead) -> bool:
-    """Is the request for the proxy itself? Everything else is for a worker."""
-    path = head.path
-    if path == b"/":
-        return head.method in (b"GET", b"HEAD")
-    return path in _OWN_PATHS or path.startswith(_OWN_PREFIX)
+from proxy.commons import Commons
+from proxy.downstream import ClientConnection
 
 
 class Relay:
-    """What all connections share. Everything happens in one event loop, so nothing here needs a lock."""
+    """All clients' connections."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        settings: ProxySettings,
-        roster: Roster,
-        stats: Stats,
-        request_ids: RequestIds,
-        app: Callable[[], asyncio.BaseProtocol],
-    ) -> None:
-        self.loop = loop
-        self.settings = settings
-        self.roster = roster
-        self.stats = stats
-        self.request_ids = request_ids
-        self.app = app
-        self.pool = Pool(
-            loop,
-            connect_timeout=settings.connect_timeout,
-            idle_timeout=settings.upstream_idle,
-            max_head=settings.max_head,
-        )
-        self.replay_bytes = 0  # held by all exchanges together
-        self.connections: set[ClientConnection] = set()
-        self.draining = False
+    def __init__(self, commons: Commons) -> None:
+        self._commons = commons
+        self._connections: set[ClientConnection] = set()
         self._empty: asyncio.Event | None = None  # set when a draining relay has no connection left
-
-    def closed(self, connection: ClientConnection) -> None:
-        """A client has gone."""
-        self.connections.discard(connection)
-        if self._empty is not None and not self.connections:
-            self._empty.set()
 
     def accept(self) -> ClientConnection:
         """The protocol of one more client; what `loop.create_server` wants."""
-        return ClientConnection(self)
+        connection = ClientConnection(self._commons, self._closed)
+        self._connections.add(connection)
+        return connection
+
+    def _closed(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if self._empty is not None and not self._connections:
+            self._empty.set()
 
     async def sweep(self) -> None:
-        """Enforce the limits of time, for ever."""
+        """Enforce the limits of time, for ever. One look at every connection a second: no request has its own timer."""
+        loop = self._commons.loop
         while True:
             await asyncio.sleep(1)
-            now = self.loop.time()
-            self.pool.sweep()
-            for connection in list(self.connections):
+            now = loop.time()
+            self._commons.pool.sweep()
+            for connection in list(self._connections):
                 connection.check(now)
 
     async def drain(self) -> None:
         """Let requests under way finish, close connections as they fall idle, cut off what is left after the limit."""
-        self.draining = True
-        for connection in list(self.connections):
+        self._commons.draining = True
+        for connection in list(self._connections):
             connection.close_if_idle()
-        if self.connections:
+        if self._connections:
             self._empty = asyncio.Event()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), self.settings.drain_timeout)
-        for connection in list(self.connections):
+                await asyncio.wait_for(self._empty.wait(), self._commons.settings.drain_timeout)
+        for connection in list(self._connections):
             connection.abort()
-        self.pool.close()
-
-
-class ClientConnection(asyncio.Protocol):
-    """One client's connection."""
-
-    __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_exchange", "_head_started",
-                 "_idle_since", "_paused", "_relay", "_stalled_since", "_transport", "peer")  # fmt: skip
-
-    _transport: asyncio.Transport
-
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self.peer = b""
-        self._buffer = b""
-        self._exchange: Exchange | None = None
-        self._body: CountedBody | ChunkedBody | None = None  # what is still to come of the current request
-        self._body_size = 0
-        self._body_started = 0.0
-        self._paused = False
-        self._idle_since = relay.loop.time()
-        self._head_started: float | None = None
-        self._stalled_since: float | None = None  # the client does not take its answer
-        self._closing_since: float | None = None  # the last answer is out
-
-    # What asyncio calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what every stream protocol is given
-        self._transport = transport
-        transport.set_write_buffer_limits(high=READ_HIGH_WATER)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]).encode("ascii", "replace") if peer else b"unknown"
-        self._relay.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:  # noqa: D102
-        if self._closing_since is not None:
-            return
-        if self._body is not None:
-            self._read_body(data)
-        elif self._exchange is None:
-            self._read_head(self._buffer + data if self._buffer else data)
-        elif self._exchange.tunnel:
-            self._exchange.on_body(data)
-        else:
-            self._buffer += data
-            if len(self._buffer) > PIPELINE:
-                self.pause(True)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._relay.closed(self)
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
-
-    def pause_writing(self) -> None:  # noqa: D102
-        self._stalled_since = self._relay.loop.time()
-        if self._exchange is not None:
-            self._exchange.on_client_writable(False)
-
-    def resume_writing(self) -> None:  # noqa: D102
-        self._stalled_since = None
-        if self._exchange is not None:
-            self._exchange.on_client_writable(True)
-
-    # Reading requests
-
-    def _read_head(self, data: bytes) -> None:
-        if data.startswith(b"\r\n"):
-            data = data[2:]  # an empty line before a request is tolerated (RFC 9112, 2.2)
-        end = data.find(b"\r\n\r\n") + 4
-        try:
-            if end < 4 or end > self._relay.settings.max_head:
-                self._incomplete_head(data)
-                return
-            head = parse_request(data[:end])
-            self._limit(head.content_length or 0)
-        except ClusterError as error:
-            self._refuse(error)
-            return
-        self._head_started = None
-        self._buffer = b""
-        self._begin(head, data[end:])
-
-    def _incomplete_head(self, data: bytes) -> None:
-        if len(data) > self._relay.settings.max_head:
-            raise HeadersTooLarge(f"the head of a request may have {self._relay.settings.max_head} bytes")
-        if data.count(b"\n") != data.count(b"\r\n"):
-            raise BadRequest("lines end with CR and LF")
-        self._buffer = data
-        if self._head_started is None and data:
-            self._head_started = self._relay.loop.time()
-
-    def _begin(self, head: RequestHead, rest: bytes) -> None:
-        relay = self._relay
-        if head.chunked:
-            self._body = ChunkedBody()
-        elif head.content_length:
-            self._body = CountedBody(head.content_length)
-        if self._body is not None:
-            self._body_size = 0
-            self._body_started = relay.loop.time()
-        kind = AppExchange if is_own(head) else Exchange
-        self._exchange = exchange = kind(relay, self, head, relay.request_ids.of(head))
-        exchange.start()
-        if rest:
-            self.data_received(rest)
-
-    def _read_body(self, data: bytes) -> None:
-        body = self._body
-        assert body is not None  # noqa: S101
-        try:
-            data, rest = body.feed(data)
-            self._body_size += len(data)
-            if isinstance(body, ChunkedBody):
-                self._limit(self._body_size + body.declared)
-        except BadChunk as error:
-            self._refuse(BadRequest(f"the body cannot be read: {error}"))
-            return
-        except TooLarge as error:
-            self._refuse(error)
-            return
-        exchange = self._exchange
-        if data and exchange is not None:
-            exchange.on_body(data)
-        if body.done:
-            self._body = None
-            if self._exchange is not None:
-                self._exchange.on_body_end()
-            else:
-                self._ready_for_next()
-            if rest:
-                self.data_received(rest)
-
-    def _limit(self, size: int) -> None:
-        if size > self._relay.settings.max_body:
-            raise TooLarge(f"the body of a request may have {self._relay.settings.max_body} bytes")
-
-    def _refuse(self, error: ClusterError) -> None:
-        """Answer a request that cannot be served or understood, and close: what follows it cannot be trusted."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
-            if exchange.answered:
-                self.abort()
-                return
-        self._relay.stats.refused(error.status)
-        self._transport.write(error_to_client(error, b"", head_only=False, close=True))
-        self._linger()
-
-    # What an exchange calls
-
-    def write(self, data: bytes) -> None:
-        """Send `data` to the client."""
-        self._transport.write(data)
-
-    def pause(self, paused: bool) -> None:
-        """Stop or go on reading. With many requests waiting already, it stays stopped."""
-        if not paused and len(self._buffer) > PIPELINE:
-            return
-        if paused is not self._paused and not self._transport.is_closing():
-            self._paused = paused
-            if paused:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
-
-    def must_close(self) -> bool:
-        """Is this connection's end near, or is more of an unwanted body to come than is worth reading?"""
-        exchange = self._exchange
-        assert exchange is not None  # noqa: S101
-        unwanted = self._body is not None and (self._body.left > SWALLOW or exchange.head.expects_continue)
-        return unwanted or not exchange.head.keep_alive or self._relay.draining
-
-    def on_answered(self) -> None:
-        """The answer is complete."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None and exchange.closing:
-            self._linger()
-        else:
-            self._ready_for_next()
-
-    def on_failed(self, error: ClusterError, *, answered: bool) -> None:
-        """There is no answer, or only a part of one, which must not look complete."""
-        exchange = self._exchange
-        if exchange is None:
-            return
-        if answered:
-            self._exchange = None
-            self.abort()
-            return
-        closing = self.must_close()
-        self._exchange = None
-        self._relay.stats.refused(error.status)
-        head_only = exchange.head.method == b"HEAD"
-        self._transport.write(error_to_client(error, exchange.request_id, head_only=head_only, close=closing))
-        if closing:
-            self._linger()
-        else:
-            self._ready_for_next()
-
-    # Ending
-
-    def _ready_for_next(self) -> None:
-        if self._body is not None:
-            self.pause(False)
-            return  # the rest of the body is read and forgotten first
-        self._idle_since = self._relay.loop.time()
-        if self._buffer:
-            self._relay.loop.call_soon(self._read_waiting)
-        elif self._relay.draining:
-            self._transport.close()
-        else:
-            self.pause(False)
-
-    def _read_waiting(self) -> None:
-        """Serve a request that came early. Not at once, so that a long line of them cannot nest."""
-        if self._exchange is None and self._body is None and self._closing_since is None and self._buffer:
-            waiting, self._buffer = self._buffer, b""
-            self.pause(False)
-            self._read_head(waiting)
-
-    def _linger(self) -> None:
-        """Close, but let a client that is still sending read the answer: after a reset it could not."""
-        self._closing_since = self._relay.loop.time()
-        self._buffer = b""
-        if self._body is None and not self._paused:
-            self._transport.close()
-            return
-        self.pause(False)
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way."""
-        if self._exchange is None and self._body is None and not self._buffer:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Cut the connection with a reset, so that no client takes a part of an answer for the whole."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-
-    def check(self, now: float) -> None:
-        """Called once a second: enforce the limits of time."""
-        settings = self._relay.settings
-        if self._closing_since is not None:
-            unsent = self._transport.get_write_buffer_size() > 0
-            if now - self._closing_since > (settings.write_timeout if unsent else LINGER):
-                self._transport.abort()
-        elif self._stalled_since is not None:
-            if now - self._stalled_since > settings.write_timeout:
-                self.abort()
-        elif self._exchange is not None and (self._body is None or self._paused):
-            self._exchange.check(now)
-        else:
-            self._check_client(now)
-
-    def _check_client(self, now: float) -> None:
-        """It is the client's turn."""
-        settings = self._relay.settings
-        if self._head_started is not None:
-            if now - self._head_started > settings.header_timeout:
-                self._refuse(RequestTimeout("the request's head did not arrive in time"))
-        elif self._body is not None:
-            if now - self._body_started > settings.body_timeout + self._body_size / BODY_RATE:
-                self._refuse(RequestTimeout("the request's body did not arrive in time"))
-        elif now - self._idle_since > settings.idle_timeout:
-            self._transport.close()
+        self._commons.pool.close()

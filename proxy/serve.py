@@ -14,6 +14,7 @@ from aiohttp import web
 from discovery.addresses import open_registry
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
+from proxy.commons import Commons
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
 from proxy.relay import Relay
@@ -21,6 +22,7 @@ from proxy.rewrite import RequestIds
 from proxy.roster import Rest, Roster
 from proxy.settings import ProxySettings
 from proxy.stats import Stats
+from proxy.upstream import Pool
 
 log = logging.getLogger(__name__)
 
@@ -39,29 +41,36 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
         await runner.setup()
         life.push_async_callback(runner.cleanup)
         assert runner.server is not None  # noqa: S101  # what setup() is for
+        pool = Pool(
+            loop,
+            connect_timeout=settings.connect_timeout,
+            idle_timeout=settings.upstream_idle,
+            max_head=settings.max_head,
+        )
         request_ids = RequestIds(secrets.token_hex(4))
-        api.relay = relay = Relay(loop, settings, roster, Stats(), request_ids, runner.server)
+        api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, runner.server)
+        relay = Relay(commons)
 
         first = asyncio.Event()
-        await life.enter_async_context(supervised("the watch", _follow(registry, relay, first), stop))
+        await life.enter_async_context(supervised("the watch", _follow(registry, commons, first), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
         with suppress(TimeoutError):
             await asyncio.wait_for(first.wait(), FIRST_SNAPSHOT)
-        await life.enter_async_context(_listening(relay))
+        await life.enter_async_context(_listening(relay, commons))
         await stop.wait()
 
 
-async def _follow(registry: Registry, relay: Relay, first: asyncio.Event) -> None:
+async def _follow(registry: Registry, commons: Commons, first: asyncio.Event) -> None:
     async for snapshot in registry.watch():
-        for gone in relay.roster.apply(snapshot):
-            relay.pool.forget(gone.id)
+        for gone in commons.roster.apply(snapshot):
+            commons.pool.forget(gone.id)
         first.set()
 
 
 @asynccontextmanager
-async def _listening(relay: Relay) -> AsyncIterator[None]:
-    settings = relay.settings
-    server = await relay.loop.create_server(
+async def _listening(relay: Relay, commons: Commons) -> AsyncIterator[None]:
+    settings = commons.settings
+    server = await commons.loop.create_server(
         relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024
     )
     for sock in server.sockets:

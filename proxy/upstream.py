@@ -27,11 +27,11 @@ class Caller(Protocol):
     def on_informational(self, head: ResponseHead) -> None:
         """A 1xx answer; the real one is still to come."""
 
-    def on_response(self, head: ResponseHead) -> None:
-        """The head of the answer. A 101 turns the connection into a pipe, and `on_data` is all that follows."""
+    def on_response(self, head: ResponseHead, data: bytes) -> None:
+        """The head of the answer, and what came of its body with it. A 101 turns the connection into a pipe."""
 
     def on_data(self, data: bytes) -> None:
-        """Bytes of the body."""
+        """More of the body."""
 
     def on_end(self) -> None:
         """The answer is complete, and the connection is no longer the caller's."""
@@ -91,8 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # What asyncio calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what every stream protocol is given
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
@@ -166,23 +165,28 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._body = UntilClosed()
         self._keep_alive = head.keep_alive and isinstance(self._body, CountedBody | ChunkedBody)
-        caller.on_response(head)
-        if self._caller is caller and (rest or (self._body is not None and self._body.done)):
-            self._read_body(caller, rest)
+        data, rest = self._feed(rest)
+        if self._caller is not None:
+            caller.on_response(head, data)
+            self._end_of_body(rest)
 
     def _read_body(self, caller: Caller, data: bytes) -> None:
-        body = self._body
-        if body is None:
+        data, rest = self._feed(data)
+        if data and self._caller is not None:
             caller.on_data(data)
-            return
+        self._end_of_body(rest)
+
+    def _feed(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._body is None:
+            return data, b""  # a tunnel: all of it is for the client
         try:
-            data, rest = body.feed(data)
+            return self._body.feed(data)
         except BadChunk:
             self._fail(Failure.GARBAGE)
-            return
-        if data:
-            caller.on_data(data)
-        if body.done and self._caller is caller:
+            return b"", b""
+
+    def _end_of_body(self, rest: bytes) -> None:
+        if self._body is not None and self._body.done and self._caller is not None:
             self._keep_alive = self._keep_alive and not rest
             self._finish()
 

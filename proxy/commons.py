@@ -1,0 +1,33 @@
+"""What all requests share. Everything happens in one event loop, so nothing here needs a lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.rewrite import RequestIds
+from proxy.roster import Roster
+from proxy.settings import ProxySettings
+from proxy.stats import Stats
+from proxy.upstream import Pool
+
+
+@dataclass(slots=True)
+class Commons:
+    """The parts that every connection and every exchange uses."""
+
+    loop: asyncio.AbstractEventLoop
+    settings: ProxySettings
+    roster: Roster
+    stats: Stats
+    request_ids: RequestIds
+    pool: Pool
+    app: Callable[[], asyncio.BaseProtocol]
+    """Makes a server protocol of the aiohttp application, as accepting a connection would."""
+    replay_bytes: int = 0
+    """Bytes of bodies that all exchanges together keep to send again."""
+    connections: int = 0
+    """Clients' connections that are open."""
+    draining: bool = False
+    """The proxy is about to stop: no connection is kept after its answer."""
