@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
 from muster.errors import BadRequest
+from muster.lifetime import Stop, supervised
 from worker.http_api import Handler, error_response
 
 KEEPALIVE = 75.0
@@ -17,12 +20,28 @@ KEEPALIVE = 75.0
 that is just being closed here."""
 LINGER = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to see the refusal."""
+HEAD_DEADLINE = 15.0
+"""Seconds from the first byte of a request to the end of its head."""
+WRITE_DEADLINE = 30.0
+"""Seconds for which a client may leave its answer unread."""
 
 
 class Connection(web.RequestHandler):
-    """One client's connection."""
+    """One client's connection. `unfinished` is since when it sends a head, `unread` since when an answer waits."""
 
-    __slots__ = ()
+    __slots__ = ("busy", "unfinished", "unread")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.busy = False
+        self.unfinished: float | None = None
+        self.unread: float | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        if not self.busy and self.unfinished is None:
+            self.unfinished = asyncio.get_running_loop().time()
+        super().data_received(data)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -32,17 +51,51 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def overdue(self, now: float) -> bool:
+        """Has the client taken too long over its request, or over our answer? To be asked every second or so."""
+        if self.transport is None:
+            return False
+        if not self.transport.get_write_buffer_size():
+            self.unread = None
+        elif self.unread is None:
+            self.unread = now
+        return (self.unfinished is not None and now - self.unfinished > HEAD_DEADLINE) or (
+            self.unread is not None and now - self.unread > WRITE_DEADLINE
+        )
+
 
 class Server(web.Server):
-    """Makes a `Connection` for each client."""
+    """Makes a `Connection` for each client, and ends those that are overdue."""
+
+    def __init__(self, handler: Handler, **settings: Any) -> None:
+        super().__init__(self._handle, **settings)
+        self._doors = handler
 
     def __call__(self) -> Connection:
         """One more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
+    async def sweep(self) -> None:
+        """End what is overdue, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1.0)
+            for connection in self.connections:
+                if isinstance(connection, Connection) and connection.overdue(loop.time()) and connection.transport:
+                    connection.transport.abort()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)  # noqa: S101  # __call__ makes no others
+        connection.busy, connection.unfinished = True, None
+        try:
+            return await self._doors(request)
+        finally:
+            connection.busy = False
+
 
 @asynccontextmanager
-async def listening(handler: Handler, sock: socket.socket) -> AsyncIterator[None]:
+async def listening(handler: Handler, sock: socket.socket, stop: Stop) -> AsyncIterator[None]:
     """Serve `handler` on `sock` as long as the block lasts."""
     server = Server(
         handler,
@@ -54,9 +107,9 @@ async def listening(handler: Handler, sock: socket.socket) -> AsyncIterator[None
         logger=logging.getLogger(__name__),
     )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
+    async with AsyncExitStack() as life:
+        await runner.setup()
+        life.push_async_callback(runner.cleanup)
         await web.SockSite(runner, sock, backlog=1024).start()
+        await life.enter_async_context(supervised("the sweeper of connections", server.sweep(), stop))
         yield
-    finally:
-        await runner.cleanup()

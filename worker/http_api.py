@@ -16,6 +16,7 @@ from discovery.worker_json import to_json
 from muster import wire
 from muster.errors import ClusterError, MethodNotAllowed, NotFound
 from worker.classify_api import ClassifyApi
+from worker.guards import Ambiguous, check_head
 from worker.metrics import CONTENT_TYPE, Metrics
 from worker.state import State
 
@@ -44,12 +45,17 @@ class HttpApi:
         asked = request.headers.get(wire.REQUEST_ID, "")
         request_id = asked if _SANE_ID.fullmatch(asked) else uuid.uuid4().hex
         try:
+            check_head(request)
             response = await self._handler(request)(request)
+        except Ambiguous as error:
+            response = error_response(error)
+            response.force_close()
         except ClusterError as error:
             response = error_response(error)
         except Exception:  # a mistake of ours: the operator sees the traceback, the client a sentence
             log.exception("request %s failed", request_id)
             response = error_response(ClusterError("the worker made a mistake", request_id=request_id))
+        response.headers["Server"] = "muster"  # aiohttp's own would name the versions of everything
         response.headers[wire.SERVED_BY] = self._state.worker.id
         response.headers[wire.REQUEST_ID] = request_id
         if self._state.draining or not request.content.is_eof():

@@ -53,7 +53,7 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         life.callback(inference.close)
         metrics = Metrics(state, inference)
         api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
-        await life.enter_async_context(listening(api, sock))
+        await life.enter_async_context(listening(api, sock, stop))
 
         catalogue = await _unless_stopped(stop, lambda: _load(settings))
         if catalogue is None:

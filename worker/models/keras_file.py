@@ -19,7 +19,7 @@ def load_keras_file(file: Path) -> Graph:
     """The graph of the model in `file`. Raises ModelProblem."""
     with tempfile.TemporaryDirectory(prefix="muster-keras-") as exported:
         try:
-            model = tf.keras.saving.load_model(file, compile=False, safe_mode=True)
+            model = tf.keras.models.load_model(file, compile=False, safe_mode=True)
             model.export(exported, verbose=False)
         except Exception as error:  # whatever a damaged or unsafe file makes Keras raise
             raise ModelProblem(f"the Keras model {file} cannot be loaded: {first_line(error)}") from error
