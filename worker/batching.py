@@ -124,7 +124,8 @@ class Batcher(Generic[In, Out]):
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
+        """Items in the queue whose callers are still there."""
+        self._forget_the_gone()
         return len(self._waiting)
 
     async def submit(self, item: In) -> Ran[Out]:

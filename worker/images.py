@@ -11,6 +11,7 @@ keeps its upper 8 bits, CMYK and palettes become RGB, and moving pictures are re
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -51,6 +52,8 @@ SIDEWAYS: Final = (5, 6, 7, 8)
 
 # Pillow's own limit warns at one size and raises at twice that; ours is a setting, and every path below checks it.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow complains on stderr about oddities of a picture that it reads nevertheless: somebody else's, and without end.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
