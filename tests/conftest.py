@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +30,15 @@ def shared_consul() -> Iterator[ConsulAgent]:
     agent.start()
     yield agent
     agent.stop()
+
+
+@pytest.fixture(scope="session")
+def digits_model() -> Path:
+    """A directory of models with the digits model and its samples. Read only: it is kept from one run to the next."""
+    root = Path(__file__).parent.parent
+    recipe = hashlib.sha256(version("keras").encode())
+    for source in ("worker/digits.py", "worker/digits_network.py"):
+        recipe.update((root / source).read_bytes())
+    models = root / ".cache" / f"digits-{recipe.hexdigest()[:12]}"
+    subprocess.run([sys.executable, "-m", "worker.digits", "--out", models], check=True, cwd=root)
+    return models

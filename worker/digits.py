@@ -36,6 +36,7 @@ LEAST_ACCURACY: Final = 0.97
 FILES_TO_TRY: Final = {*(f"{digit}.png" for digit in range(10)), "big.jpg"}
 
 Say = Callable[[str], object]
+Build = Callable[[Path, Path, Say], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ def find_model(directory: Path) -> Path | None:
     return None
 
 
-def make(out: Path, say: Say) -> None:
-    """Make the model in the directory `out`, which need not exist.
+def make(out: Path, say: Say, build: Build | None = None) -> None:
+    """Make the model in the directory `out`, which need not exist; `build` does the work, by default `build_digits`.
 
     Raises NotGoodEnough, ModuleNotFoundError or OSError; then there is no new model and nothing half made.
     """
@@ -104,7 +105,7 @@ def make(out: Path, say: Say) -> None:
     # Hidden and without a number in it: a worker that watches `out` cannot take it for a model.
     staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
     try:
-        _build(staging / "version", staging / "samples", say)
+        (build or build_digits)(staging / "version", staging / "samples", say)
         home = out / NAME
         home.mkdir(exist_ok=True)
         if owner is not None:
@@ -125,7 +126,8 @@ def _owner_to_be(out: Path) -> tuple[int, int] | None:
     return nearest.stat().st_uid, nearest.stat().st_gid
 
 
-def _build(version: Path, samples: Path, say: Say) -> None:
+def build_digits(version: Path, samples: Path, say: Say) -> None:
+    """Train, judge and write the model's version directory and the pictures to try. Raises as `make` does."""
     say("Making a model that reads handwritten digits (once, in about half a minute) ...")
     with _native_noise_hidden():
         from worker import digits_network as digits
@@ -135,14 +137,19 @@ def _build(version: Path, samples: Path, say: Say) -> None:
         classify = digits.export(network, version)
         accuracy = digits.accuracy(classify, unseen, unseen_labels)
         say(f"  test accuracy {accuracy:.3f}, on {len(unseen)} pictures that it never saw")
-        if accuracy < LEAST_ACCURACY:
-            raise NotGoodEnough(f"its test accuracy is {accuracy:.3f}, and at least {LEAST_ACCURACY} is expected")
+        judge(accuracy)
         samples.mkdir()
         for name, content in digits.samples(classify, unseen, unseen_labels):
             (samples / name).write_bytes(content)
     missing = FILES_TO_TRY - {path.name for path in samples.iterdir()}
     if missing:
         raise NotGoodEnough(f"it reads no picture with certainty for {', '.join(sorted(missing))}")
+
+
+def judge(accuracy: float) -> None:
+    """Raise NotGoodEnough if a test accuracy from 0 to 1 is below what we promise."""
+    if accuracy < LEAST_ACCURACY:
+        raise NotGoodEnough(f"its test accuracy is {accuracy:.3f}, and at least {LEAST_ACCURACY} is expected")
 
 
 @contextmanager
