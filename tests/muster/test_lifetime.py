@@ -1,0 +1,105 @@
+"""How a process starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muster.lifetime import LIFELINE, Stop, supervised
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys
+from muster.lifetime import run
+
+async def serve(stop):
+    print("ready", flush=True)
+    await stop.wait()
+    print("ended in order", flush=True)
+
+sys.exit(run(serve))
+"""
+
+
+async def test_a_background_task_that_dies_ends_the_process_with_its_error() -> None:
+    async def die() -> None:
+        raise ValueError("no more")
+
+    stop = Stop()
+    async with supervised("the batcher", die(), stop):
+        with pytest.raises(ValueError, match="no more"):
+            await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_a_background_task_that_ends_by_itself_is_a_failure_too() -> None:
+    async def end() -> None:
+        return
+
+    stop = Stop()
+    async with supervised("the batcher", end(), stop):
+        with pytest.raises(RuntimeError, match="the batcher ended by itself"):
+            await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_a_background_task_ends_with_its_block_and_that_is_no_failure() -> None:
+    stop = Stop()
+    async with supervised("the batcher", asyncio.Event().wait(), stop) as task:  # type: ignore[arg-type]
+        pass
+    assert task.cancelled()
+    assert not stop.requested
+
+
+async def test_a_process_is_asked_to_stop_once() -> None:
+    stop = Stop()
+    stop.request("first")
+    stop.request("second")
+    await asyncio.wait_for(stop.wait(), 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_an_orderly_end(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        program.send_signal(number)
+        assert program.stdout.readline() == "ended in order\n"
+        assert program.wait(10) == 0
+
+
+def test_a_process_ends_when_the_lifeline_of_its_parent_closes() -> None:
+    theirs, ours = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True, pass_fds=(theirs,),
+        env=os.environ | {LIFELINE: str(theirs)},
+    ) as program:  # fmt: skip
+        os.close(theirs)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        os.close(ours)
+        assert program.wait(10) == 0
+
+
+def test_a_program_without_an_event_loop_ends_with_its_parent_too() -> None:
+    program = "import signal\nfrom muster.lifetime import follow_lifeline\nfollow_lifeline()\nsignal.pause()"
+    theirs, ours = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, pass_fds=(theirs,), env=os.environ | {LIFELINE: str(theirs)}
+    ) as child:
+        os.close(theirs)
+        os.close(ours)
+        assert child.wait(10) == -signal.SIGTERM
+
+
+def test_what_breaks_a_program_is_one_sentence_and_status_one() -> None:
+    program = "import sys\nfrom muster.lifetime import run\n" \
+        "async def serve(stop): raise OSError('the disk is full')\nsys.exit(run(serve))"  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.endswith("the disk is full\n")
