@@ -130,7 +130,7 @@ class ChunkedBody:
         if not line:
             self.done = True
             return
-        self._trailer_size += len(line)
+        self._trailer_size += len(line) + 2
         if self._trailer_size > MAX_TRAILERS or not _TRAILER.fullmatch(line):
             raise BadChunk("the trailers are too long or malformed")
 

@@ -138,6 +138,8 @@ def parse_request(raw: bytes) -> RequestHead:
     except httptools.HttpParserError as error:
         raise BadRequest(f"this is not a request that can be read: {error}") from None
     method, target, version = parser.get_method(), collector.start, parser.get_http_version()
+    if version == "0.9":
+        raise BadRequest("a request line ends with the version of HTTP")
     if version not in ("1.1", "1.0"):
         raise VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
     if not raw.startswith(b"%b %b HTTP/" % (method, target)):

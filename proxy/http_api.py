@@ -56,7 +56,7 @@ class HttpApi:
         app.on_response_prepare.append(_unnamed)
         app.router.add_get("/", self.root)
         app.router.add_route("*", P2P, self.redirect)
-        app.router.add_route("*", P2P + "/{rest:.*}", self.redirect)
+        app.router.add_route("*", P2P + r"/{rest:[\s\S]*}", self.redirect)
         app.router.add_get(WORKERS, self.workers)
         app.router.add_get(HEALTHZ, self.healthz)
         app.router.add_get(READYZ, self.readyz)
