@@ -1,0 +1,39 @@
+"""The images' health check: exit status 0 if the server in this container answers 200, else 1 and one line why.
+
+    python -IS healthy.py WORKER_PORT /readyz
+
+The port is in the environment variable that the server itself reads. The standard library only, and no proxy in
+between, whatever the environment says about proxies: this is a question to ourselves.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+
+PATIENCE = 2.0
+"""Seconds for the whole answer."""
+
+
+def main() -> int:
+    """Ask once."""
+    variable, path = sys.argv[1:]
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ[variable]), timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return _unhealthy(f"no answer: {error}")
+    finally:
+        connection.close()
+    return 0 if status == http.client.OK else _unhealthy(f"{path} answered {status}")
+
+
+def _unhealthy(line: str) -> int:
+    sys.stdout.write(line + "\n")  # `docker inspect` shows it
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
