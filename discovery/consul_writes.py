@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import consul
 import consul.base
+from consul.exceptions import ACLDisabled, ACLPermissionDenied, BadRequest, ClientError, ConsulException
 
 from discovery.bodies import one_line
 from discovery.consul_http import ConsulHttp, Refused, Unreachable
@@ -60,7 +60,7 @@ class ConsulWrites:
         async with self._told(f"take {what}"):
             try:
                 return bool(await call)
-            except consul.ConsulException as error:
+            except ConsulException as error:
                 if _UNKNOWN.search(str(error)):
                     return False
                 raise
@@ -70,14 +70,14 @@ class ConsulWrites:
         where = self._http.settings.where
         try:
             yield
-        except consul.ACLPermissionDenied as error:
+        except ACLPermissionDenied as error:
             raise Refused(
                 f"the registry at {where} does not permit to {what}: {one_line(str(error))} "
                 "(CONSUL_HTTP_TOKEN must allow service:write on the service)"
             ) from error
-        except (consul.ACLDisabled, consul.BadRequest, consul.ClientError) as error:
+        except (ACLDisabled, BadRequest, ClientError) as error:
             raise Refused(f"the registry at {where} refuses to {what}: {one_line(str(error))}") from error
-        except consul.ConsulException as error:
+        except ConsulException as error:
             raise Unreachable(f"the registry at {where} is not able to {what}: {one_line(str(error))}") from error
 
 

@@ -146,8 +146,8 @@ async def serving(host: str, port: int, stop: Stop) -> AsyncIterator[str]:
     api = _Api(Catalogue(time.monotonic))
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
     app.add_routes(api.routes())
-    # A blocked query ends when its asker goes, and when the registry does.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+    # A blocked query ends when its asker goes, and when the registry does (0 would mean to wait for it).
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -53,22 +53,25 @@ class ConsulAgent:
         self._config = dict(config or {})
         self._token = token  # for our own questions
         self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
 
     def start(self, patience: float = 30.0) -> None:
         """Return when it has a leader and has listed itself: before that it takes no registrations."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the agent
+        log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the agent
+        self._log = log
         self._process = subprocess.Popen(
             [self.program, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", f"-http-port={self.port}",
              f"-server-port={self._server}", f"-serf-lan-port={self._serf}", "-serf-wan-port=-1", "-dns-port=-1",
              "-grpc-port=-1", "-log-level=warn", "-hcl", json.dumps(self._config)],
-            stdout=self._log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent,
+            stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent,
         )  # fmt: skip
         deadline = time.monotonic() + patience
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                said = log.read().decode(errors="replace")
                 self.stop()
-                self._log.seek(0)
-                raise RuntimeError(f"consul did not start: {self._log.read().decode(errors='replace')[-2000:]}")
+                raise RuntimeError(f"consul did not start: {said[-2000:]}")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -77,6 +80,9 @@ class ConsulAgent:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def signal(self, number: signal.Signals) -> None:
         """SIGSTOP makes it a peer that accepts connections and answers nothing; SIGCONT brings it back."""

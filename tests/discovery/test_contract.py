@@ -1,0 +1,308 @@
+"""What a real Consul agent and the embedded registry have in common, seen through the same client."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from discovery import records
+from discovery.consul_announce import PATIENCE, Rhythm
+from discovery.consul_http import connected
+from discovery.consul_settings import ConsulSettings
+from discovery.consul_writes import ConsulWrites
+from muster.values import Worker
+from tests.discovery.harness import Place, ask, eventually, new_service, records_of, registry_at, watching
+
+Make = Callable[[str], Worker]
+BRISK = Rhythm(ttl=0.6)
+
+
+async def test_a_watcher_sees_everything_a_worker_said_about_itself(place: Place, service: str, worker: Make) -> None:
+    ann = dataclasses.replace(
+        worker("ann"),
+        models=("digits", "flowers"),
+        grpc_port=8500,
+        version="1.2.3",
+        replay_safe=True,
+        capacity=32,
+        weight=3,
+    )
+    async with registry_at(place, service) as registry, registry.announce(ann), watching(registry) as eyes:
+        assert await eyes.see(ann.id) == (ann,)
+
+
+async def test_the_first_snapshot_comes_at_once_even_when_nobody_is_there(place: Place, service: str) -> None:
+    async with registry_at(place, service) as registry, watching(registry) as eyes:
+        assert registry.contact_age is None
+        await eyes.see(within=2)
+        assert registry.contact_age is not None
+        assert registry.contact_age < 2
+
+
+async def test_a_watcher_learns_of_arrivals_and_departures_long_before_its_poll_ends(
+    place: Place, service: str, worker: Make
+) -> None:
+    ann, bob = worker("ann"), worker("bob")
+    async with registry_at(place, service) as registry, watching(registry) as eyes:
+        await eyes.see()
+        async with registry.announce(ann):
+            began = time.monotonic()
+            await eyes.see(ann.id, within=1)
+            async with registry.announce(bob):
+                await eyes.see(ann.id, bob.id, within=1)
+            await eyes.see(ann.id, within=1)
+        await eyes.see(within=1)
+    assert time.monotonic() - began < 3
+    assert [snapshot.version for snapshot in eyes.snapshots] == [1, 2, 3, 4, 5]
+
+
+async def test_announcing_has_listed_the_worker_when_its_block_begins(place: Place, service: str, worker: Make) -> None:
+    async with registry_at(place, service) as registry, registry.announce(worker("ann")):
+        assert len(await records_of(place, service)) == 1
+
+
+async def test_leaving_takes_the_worker_off_the_list_at_once(place: Place, service: str, worker: Make) -> None:
+    async with registry_at(place, service) as registry:
+        async with registry.announce(worker("ann")):
+            pass
+        assert await records_of(place, service) == []
+
+
+async def test_a_withdrawn_worker_gets_nothing_new_and_stays_listed(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service, BRISK) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann) as listing,
+    ):
+        await eyes.see(ann.id)
+        await listing.withdraw("draining")
+        await eyes.see(within=1)
+        (record,) = await records_of(place, service)
+        assert "draining" in [check["Output"] or check.get("Notes") for check in record["Checks"]] + [
+            check.get("Notes") for check in record["Checks"]
+        ]
+
+
+async def test_no_repair_brings_a_withdrawn_worker_back(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service, Rhythm(ttl=0.15, assertion=0.1)) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann) as listing,
+    ):
+        await eyes.see(ann.id)
+        await listing.withdraw("draining")
+        await eyes.see()
+        await ask(place, "PUT", f"/v1/agent/service/deregister/{ann.id}")
+        # An announcement of another worker has come and gone, and several beats were due meanwhile.
+        for name in ("bob", "cid", "dan"):
+            async with registry.announce(worker(name)):
+                await eyes.see(worker(name).id)
+            await eyes.see()
+        assert all(ann.id not in [one.id for one in seen.workers] for seen in eyes.snapshots[2:])
+
+
+async def test_a_worker_whose_beats_stop_is_gone_after_its_ttl(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service) as registry,
+        watching(registry) as eyes,
+        connected(ConsulSettings(port=place.port)) as http,
+    ):
+        writes = ConsulWrites(http)
+        await writes.register(records.registration(ann, service, ttl=0.5), afresh=True)
+        await eyes.see(ann.id)
+        await eyes.see(within=3)
+        assert await writes.beat(records.ttl_check_id(ann.id))
+        await eyes.see(ann.id, within=1)
+        await writes.deregister(ann.id)
+
+
+async def test_beats_keep_a_worker_listed_for_longer_than_its_ttl(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service, Rhythm(ttl=0.3)) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann),
+    ):
+        await eyes.see(ann.id)
+        # A worker without beats, listed now, shows when more than a TTL has gone by.
+        async with connected(ConsulSettings(port=place.port)) as http:
+            bob = worker("bob")
+            await ConsulWrites(http).register(records.registration(bob, service, ttl=0.6), afresh=True)
+            await eyes.see(ann.id, bob.id)
+            await eyes.see(ann.id)
+        assert all(ann in seen.workers for seen in eyes.snapshots if seen.version > 1)
+
+
+async def test_a_worker_that_the_registry_forgot_registers_again(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with registry_at(place, service) as registry, watching(registry) as eyes, registry.announce(ann):
+        await eyes.see(ann.id)
+        await ask(place, "PUT", f"/v1/agent/service/deregister/{ann.id}")
+        await eyes.see(within=1)
+        await eyes.see(ann.id, within=Rhythm().beat + 1)
+
+
+async def test_a_registry_that_restarts_empty_has_its_worker_back_within_a_beat_or_so(
+    own_place: Place, service: str, worker: Make
+) -> None:
+    ann = worker("ann")
+    async with registry_at(own_place, service) as registry, watching(registry) as eyes, registry.announce(ann):
+        await eyes.see(ann.id)
+        await own_place.stop()
+        await own_place.start()
+
+        async def listed() -> bool:
+            return len(await records_of(own_place, service)) == 1
+
+        await eventually(listed, within=Rhythm().beat + 1)
+        # The watcher follows the new life of the registry: it sees what happens from now on.
+        async with registry.announce(worker("bob")):
+            await eyes.see(ann.id, worker("bob").id)
+
+
+async def test_an_outage_empties_no_snapshot(own_place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with registry_at(own_place, service) as registry, watching(registry) as eyes, registry.announce(ann):
+        await eyes.see(ann.id)
+        known = len(eyes.snapshots)
+        await own_place.stop()
+
+        async def noticed() -> bool:
+            return registry.contact_age is not None and registry.contact_age > 0.5
+
+        await eventually(noticed)
+        assert len(eyes.snapshots) == known
+
+
+async def test_a_worker_comes_up_without_its_registry_and_is_listed_when_that_comes(
+    own_place: Place, service: str, worker: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    await own_place.stop()
+    began = time.monotonic()
+    async with registry_at(own_place, service, BRISK) as registry, registry.announce(worker("ann")):
+        assert time.monotonic() - began < PATIENCE
+        await own_place.start()
+
+        async def listed() -> bool:
+            return len(await records_of(own_place, service)) == 1
+
+        await eventually(listed)
+    complaints = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(complaints) == 1, "an outage is told once"
+    assert "cannot be reached" in complaints[0].message
+
+
+async def test_leaving_does_not_wait_for_a_registry_that_is_away(
+    own_place: Place, service: str, worker: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with registry_at(own_place, service) as registry:
+        async with registry.announce(worker("ann")) as listing:
+            await own_place.stop()
+            began = time.monotonic()
+            await listing.withdraw("draining")
+        assert time.monotonic() - began < 2 * PATIENCE + 0.5
+    assert "left without being taken off the list" in caplog.text
+
+
+async def test_what_happens_to_other_services_is_no_news(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    other = new_service()
+    async with (
+        registry_at(place, service, BRISK) as registry,
+        registry_at(place, other) as other_registry,
+        watching(registry) as eyes,
+        watching(other_registry) as other_eyes,
+    ):
+        await eyes.see()
+        for name in ("bob", "cid"):
+            async with other_registry.announce(worker(name)):
+                await other_eyes.see(worker(name).id)
+            await other_eyes.see()
+        async with registry.announce(ann):
+            await eyes.see(ann.id)
+            assert [seen.workers for seen in eyes.snapshots] == [(), (ann,)]
+
+
+async def test_what_somebody_changed_in_a_registration_is_put_right(place: Place, service: str, worker: Make) -> None:
+    ann = dataclasses.replace(worker("ann"), models=("digits",))
+    async with (
+        registry_at(place, service, Rhythm(ttl=0.6, assertion=0.3)) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann),
+    ):
+        await eyes.see(ann.id)
+        meddled = {"ID": ann.id, "Name": service, "Address": ann.host, "Port": ann.port, "Tags": ["model:other"]}
+        await ask(place, "PUT", "/v1/agent/service/register", meddled)
+        await eyes.until(lambda workers: [one.models for one in workers] == [("other",)])
+        await eyes.until(lambda workers: workers == (ann,))
+
+
+async def test_maintenance_that_an_operator_set_outlasts_our_repairs(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service, Rhythm(ttl=0.15, assertion=0.1)) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann),
+    ):
+        await eyes.see(ann.id)
+        await ask(place, "PUT", f"/v1/agent/service/maintenance/{ann.id}?enable=true&reason=disk")
+        await eyes.see()
+        meddled = {"ID": ann.id, "Name": service, "Address": ann.host, "Port": ann.port, "Tags": ["meddled"]}
+        await ask(place, "PUT", "/v1/agent/service/register", meddled)
+
+        async def repaired() -> bool:
+            (record,) = await records_of(place, service)
+            return not record["Service"]["Tags"]
+
+        await eventually(repaired)
+        assert eyes.snapshots[-1].workers == ()
+        await ask(place, "PUT", f"/v1/agent/service/maintenance/{ann.id}?enable=false")
+        await eyes.see(ann.id)
+
+
+async def test_a_record_that_points_nowhere_hides_no_worker(
+    place: Place, service: str, worker: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = worker("ann")
+    for number, address in enumerate(("169.254.169.254", "not a host", "224.0.0.1")):
+        poison = {"ID": f"poison-{number}", "Name": service, "Address": address, "Port": 80}
+        await ask(place, "PUT", "/v1/agent/service/register", poison)
+    await ask(place, "PUT", "/v1/agent/service/register", {"ID": "portless", "Name": service, "Address": "10.0.0.1"})
+    async with registry_at(place, service) as registry, watching(registry) as eyes, registry.announce(ann):
+        await eyes.see(ann.id)
+    assert "left out: 4" in caplog.text
+
+
+async def test_workers_come_in_the_order_of_their_ids(place: Place, service: str, worker: Make) -> None:
+    names = ("cid", "ann", "bob")
+    async with registry_at(place, service) as registry, watching(registry) as eyes, AsyncExitStack() as life:
+        for name in names:
+            await life.enter_async_context(registry.announce(worker(name)))
+        workers = await eyes.see(*(worker(name).id for name in names))
+        assert [one.id for one in workers] == sorted(one.id for one in workers)
+
+
+async def test_a_cancelled_announcement_leaves_nothing_behind(place: Place, service: str, worker: Make) -> None:
+    async with registry_at(place, service) as registry:
+
+        async def announce_for_ever() -> None:
+            async with registry.announce(worker("ann")):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(announce_for_ever())
+
+        async def listed() -> bool:
+            return len(await records_of(place, service)) == 1
+
+        await eventually(listed)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await records_of(place, service) == []
