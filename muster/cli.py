@@ -21,6 +21,8 @@ from muster.wire import PROXY_PORT
 if TYPE_CHECKING:
     from muster.client import AsyncClient, Classification, Options
 
+    Outcome = Classification | BadImage | NotAnImage | TooLarge | OSError
+
 AT_ONCE: Final = 8
 """Files under way at the same time: enough to keep several workers busy."""
 PER_FILE: Final = (BadImage, NotAnImage, TooLarge, OSError)
@@ -81,40 +83,45 @@ def classify(
 
 
 async def _classify(files: list[Path], proxy: str, json: bool, options: Options) -> bool:
-    """Ask about all, print the answers in order. False if a file could not be read."""
-    from muster import show
+    """Ask about all, print the outcomes in order. False if a file could not be read."""
     from muster.client import AsyncClient
 
-    print_answer = show.answer_json if json else show.answer if len(files) == 1 else show.short_answer
     room = asyncio.Semaphore(AT_ONCE)
     fine = True
     async with AsyncClient(proxy) as client:
         asked = [asyncio.create_task(_ask(client, room, file, options)) for file in files]
-        for file, outcome in zip(files, asked, strict=True):
-            answer = await outcome
-            if not isinstance(answer, Exception):
-                print_answer(file, answer)
-                continue
-            if not isinstance(answer, PER_FILE):
-                raise answer
-            fine = False
-            # Of an OSError only the words: without Python's number in brackets, and the file is named anyway.
-            sentence = (isinstance(answer, OSError) and answer.strerror) or str(answer)
-            if json:
-                show.error_json(file, sentence, answer.code if isinstance(answer, ClusterError) else "unreadable_file")
-            else:
-                _complain(f"{file}: {sentence}")
+        try:
+            for file, ask in zip(files, asked, strict=True):
+                outcome = await ask
+                fine = fine and not isinstance(outcome, Exception)
+                _print_outcome(file, outcome, json, alone=len(files) == 1)
+        finally:
+            for ask in asked:
+                ask.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
     return fine
 
 
-async def _ask(
-    client: AsyncClient, room: asyncio.Semaphore, file: Path, options: Options
-) -> Classification | ClusterError | OSError:
+async def _ask(client: AsyncClient, room: asyncio.Semaphore, file: Path, options: Options) -> Outcome:
     async with room:
         try:
             return await client.classify(file, **options)
-        except (ClusterError, OSError) as error:
+        except PER_FILE as error:
             return error
+
+
+def _print_outcome(file: Path, outcome: Outcome, json: bool, alone: bool) -> None:
+    from muster import show
+
+    if not isinstance(outcome, Exception):
+        (show.answer_json if json else show.answer if alone else show.short_answer)(file, outcome)
+        return
+    # Of an OSError only the words: without Python's number in brackets, and the file is named anyway.
+    sentence = (isinstance(outcome, OSError) and outcome.strerror) or str(outcome)
+    if json:
+        show.error_json(file, sentence, outcome.code if isinstance(outcome, ClusterError) else "unreadable_file")
+    else:
+        _complain(f"{file}: {sentence}")
 
 
 @app.command()
