@@ -52,7 +52,8 @@ async def announce(
     async with supervised(f"announcing {worker.id}", listing.keep(), stop):
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(listing.begun.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await listing.begun.wait()
             yield listing
         finally:
             await listing.leave()
@@ -85,7 +86,8 @@ class _ConsulListing:
         """See `Listing.withdraw`."""
         self._withdrawn = reason
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._step(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await self._step()
 
     async def leave(self) -> None:
         """Off the list. If the registry cannot be told, the missing beats will tell it."""

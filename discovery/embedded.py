@@ -93,9 +93,9 @@ class _Api:
         while True:
             due = self._catalogue.expire()
             self._wake()
-            news = self._news
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), None if due is None else max(0.0, due - time.monotonic()))
+                async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                    await self._news.wait()
 
     def _told(self, request: web.Request, known: bool, what: str) -> web.Response:
         self._wake()
