@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -20,10 +21,16 @@ KEEPALIVE = 75.0
 that is just being closed here."""
 LINGER = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to see the refusal."""
-HEAD_DEADLINE = 15.0
-"""Seconds from the first byte of a request to the end of its head."""
-WRITE_DEADLINE = 30.0
-"""Seconds for which a client may leave its answer unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a client may take, in seconds: from the first byte of a request to the end of its head, and to read an
+    answer on; and how often that is looked after."""
+
+    head: float = 15.0
+    unread: float = 30.0
+    every: float = 1.0
 
 
 class Connection(web.RequestHandler):
@@ -51,16 +58,16 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def overdue(self, now: float) -> bool:
-        """Has the client taken too long over its request, or over our answer? To be asked every second or so."""
+    def overdue(self, now: float, deadlines: Deadlines) -> bool:
+        """Has the client taken too long over its request, or over our answer? To be asked again and again."""
         if self.transport is None:
             return False
         if not self.transport.get_write_buffer_size():
             self.unread = None
         elif self.unread is None:
             self.unread = now
-        return (self.unfinished is not None and now - self.unfinished > HEAD_DEADLINE) or (
-            self.unread is not None and now - self.unread > WRITE_DEADLINE
+        return (self.unfinished is not None and now - self.unfinished > deadlines.head) or (
+            self.unread is not None and now - self.unread > deadlines.unread
         )
 
 
@@ -75,13 +82,14 @@ class Server(web.Server):
         """One more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
-    async def sweep(self) -> None:
+    async def sweep(self, deadlines: Deadlines) -> None:
         """End what is overdue, for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(deadlines.every)
             for connection in self.connections:
-                if isinstance(connection, Connection) and connection.overdue(loop.time()) and connection.transport:
+                assert isinstance(connection, Connection)  # noqa: S101  # __call__ makes no others
+                if connection.overdue(loop.time(), deadlines) and connection.transport is not None:
                     connection.transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -95,7 +103,9 @@ class Server(web.Server):
 
 
 @asynccontextmanager
-async def listening(handler: Handler, sock: socket.socket, stop: Stop) -> AsyncIterator[None]:
+async def listening(
+    handler: Handler, sock: socket.socket, stop: Stop, deadlines: Deadlines = Deadlines()
+) -> AsyncIterator[None]:
     """Serve `handler` on `sock` as long as the block lasts."""
     server = Server(
         handler,
@@ -111,5 +121,5 @@ async def listening(handler: Handler, sock: socket.socket, stop: Stop) -> AsyncI
         await runner.setup()
         life.push_async_callback(runner.cleanup)
         await web.SockSite(runner, sock, backlog=1024).start()
-        await life.enter_async_context(supervised("the sweeper of connections", server.sweep(), stop))
+        await life.enter_async_context(supervised("the sweeper of connections", server.sweep(deadlines), stop))
         yield

@@ -49,6 +49,10 @@ UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS: Final = (5, 6, 7, 8)
+END_OF_JPEG: Final = b"\xff\xd9"
+DAMAGED: Final = "the image is damaged or incomplete"
+TAIL: Final = 64 * 1024
+"""Bytes at the end of a file in which the mark of its end is looked for; some programs write notes behind it."""
 
 # Pillow's own limit warns at one size and raises at twice that; ours is a setting, and every path below checks it.
 Image.MAX_IMAGE_PIXELS = None
@@ -82,12 +86,14 @@ def _refusal(data: bytes, error: Exception) -> ClusterError:
     if not data:
         return BadRequest("the image is empty")
     if data.startswith(MAGIC):
-        return BadImage("the image is damaged or incomplete")
+        return BadImage(DAMAGED)
     return NotAnImage(f"this is not an image of a kind that is read here ({', '.join(FORMATS)})")
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.format == "PNG" and b"IEND" not in data[-TAIL:]:
+        raise BadImage(DAMAGED)
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the image has {width}×{height} pixels; at most {max_pixels} are read", max_pixels=max_pixels)
@@ -120,6 +126,7 @@ def _to_encoded(data: bytes, max_pixels: int) -> bytes:
         and image.mode in ("L", "RGB")
         and orientation not in UPRIGHT
         and not _transparent(image)
+        and (image.format == "PNG" or END_OF_JPEG in data[-TAIL:])  # TensorFlow complains of cut ones on stderr
     ):
         return data
     image = _plain(image)

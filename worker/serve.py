@@ -30,7 +30,7 @@ from worker.connections import listening
 from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
-from worker.models.catalogue import Catalogue, load_catalogue
+from worker.models.catalogue import Catalogue
 from worker.settings import WorkerSettings
 from worker.state import State
 
@@ -79,6 +79,8 @@ def _introduction(settings: WorkerSettings, listens: tuple[str, int]) -> Worker:
 
 
 def _load(settings: WorkerSettings) -> Catalogue:
+    from worker.models.loading import load_catalogue  # here, for it takes seconds: TensorFlow comes with it
+
     labels = None if settings.labels is None else Path(settings.labels)
     return load_catalogue(settings.path, settings.hints, labels, settings.max_batch)
 

@@ -66,7 +66,7 @@ def _from_form(body: bytes, kind: str, content_type: str, most: int) -> list[Upl
 
 
 def _files(body: bytes, boundary: str, most: int) -> Iterator[tuple[str, Upload]]:
-    """Each file with its field's name. A part is a file if it has a file name or a content type, as from browsers."""
+    """Each file with its field's name."""
     parser = multipart.PushMultipartParser(
         boundary, content_length=len(body), max_segment_count=most + MOST_FIELDS, strict=False
     )
@@ -81,9 +81,16 @@ def _files(body: bytes, boundary: str, most: int) -> Iterator[tuple[str, Upload]
                     raise BadRequest("a multipart body inside a multipart body is not read here")
             elif event is not None:
                 data += event
-            elif part.filename is not None or part.content_type is not None or part.name == wire.FILE_FIELD:
+            elif _is_file(part):
                 count = _counted(count + 1, most)
                 yield part.name, Upload(part.filename, bytes(data))
+
+
+def _is_file(part: Any) -> bool:
+    """Does the part bring a file? Texts of a form may have a content type too, and careless clients name no file."""
+    kind = part.content_type or ""
+    named = part.filename is not None or part.name == wire.FILE_FIELD
+    return named or kind.startswith("image/") or kind == "application/octet-stream"
 
 
 def _from_json(body: bytes, content_type: str, most: int) -> list[Upload]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker import colours
-from worker.models.catalogue import Catalogue, load_catalogue
+from worker.models.catalogue import Catalogue
+from worker.models.loading import load_catalogue
 from worker.models.preprocessing import Hints
 
 

@@ -12,7 +12,8 @@ import pytest
 from muster.errors import BadImage, BadRequest, UnknownModel
 from tests.worker import colours
 from worker import images
-from worker.models.catalogue import Catalogue, load_catalogue
+from worker.models.catalogue import Catalogue
+from worker.models.loading import load_catalogue
 from worker.models.preprocessing import Hints, Pixels
 from worker.models.servable import ModelProblem, Servable
 from worker.models.tensorflow_quietly import tf

@@ -1,7 +1,8 @@
-"""TensorFlow, imported without its chatter and without a search for GPUs.
+"""TensorFlow, imported without its chatter.
 
 Import `tf` from here and nowhere else: the environment must be set before the first import. What the operator has set
-already stays as it is, so `TF_CPP_MIN_LOG_LEVEL=0` brings the chatter back. TensorFlow writes some lines before it
+already stays as it is, so `TF_CPP_MIN_LOG_LEVEL=0` brings the chatter back. Errors reach us as exceptions; what
+TensorFlow logs of them are complaints about other people's pictures, without end. It also writes some lines before it
 looks at that variable, straight to the process's stderr; they are cut off by pointing that elsewhere for the import.
 """
 
@@ -26,7 +27,7 @@ def _stderr_closed() -> Iterator[None]:
 
 
 _chatter_wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with contextlib.nullcontext() if _chatter_wanted else _stderr_closed():
     import tensorflow as tf
 
