@@ -2,8 +2,8 @@
 
     python -m bench.worker_memory --model models --image models/digits/samples/7.png
 
-starts a real worker, sends it `--requests` images over a few keep-alive connections on loopback, and prints its resident
-memory before, during and after. Nothing is rebuilt per request, so the figures after the first thousand should be level.
+starts a real worker, sends it `--requests` images over a few keep-alive connections on loopback, and prints its
+resident memory before, during and after. Nothing is rebuilt per request: after the first thousand it should be level.
 """
 
 from __future__ import annotations
