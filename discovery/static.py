@@ -83,13 +83,11 @@ class StaticRegistry:
             async with self._session.get(f"http://{address}{wire.READYZ}", allow_redirects=False) as answer:
                 if answer.status >= 500:
                     return None
-                body = await read_at_most(answer, _MAX_ANSWER)
-        except (aiohttp.ClientError, OSError, OverflowError):
+                told = orjson.loads(await read_at_most(answer, _MAX_ANSWER))["worker"]
+                return from_json({**told, "host": host, "port": port})
+        except (aiohttp.ClientError, OSError):
             return None
-        try:
-            told = orjson.loads(body)["worker"]
-            return from_json({**told, "host": host, "port": port})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):  # it serves, and does not say who it is
             return Worker(id=address, host=host, port=port)
 
 
