@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 
@@ -23,4 +24,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # Everything that has an end has ended. To unload TensorFlow in good order would take another second, and cannot be
+    # done at all while a thread that was left behind still loads a model.
+    logging.shutdown()
+    os._exit(status)

@@ -280,6 +280,31 @@ async def test_a_worker_with_too_much_to_do_says_so_at_once() -> None:
         assert (await first).status == 200
 
 
+async def test_a_client_that_goes_while_its_image_waits_costs_no_call() -> None:
+    go_on, calls = threading.Event(), []
+
+    def slow(items: Sequence[Item]) -> NDArray[np.float32]:
+        calls.append(len(items))
+        assert go_on.wait(10)
+        return np.zeros((len(items), 1), np.float32)
+
+    servable = Servable("slow", 1, Encoded(), ("x",), (1, 2, 4), slow)
+    async with open_doors(Catalogue([servable])) as doors, asyncio.timeout(10):
+        stays = asyncio.create_task(doors.ask("/classify", RED))
+        while not calls:  # noqa: ASYNC110  # plain state, which sets no event
+            await asyncio.sleep(0)
+        goes = asyncio.create_task(doors.ask("/classify", RED))
+        while doors.inference.waiting(servable) < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        goes.cancel()
+        while doors.inference.inside > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        go_on.set()
+        assert (await stays).status == 200
+        assert doors.inference.waiting(servable) == 0
+    assert calls == [1]
+
+
 async def test_a_model_that_breaks_is_our_fault_and_the_sentence_hides_why(caplog: pytest.LogCaptureFixture) -> None:
     def broken(items: Sequence[Item]) -> NDArray[np.float32]:
         raise RuntimeError("secret")
