@@ -14,9 +14,11 @@ and OSError for a file that cannot be read.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, BinaryIO, Final, Self, TypedDict, TypeVar, Unpack, cast
@@ -54,8 +56,8 @@ class Options(TypedDict, total=False):
 class Client:
     """A client that blocks. Threads may share one.
 
-    `timeout` is how long one call may take, retries and pauses included, in seconds (a server that sends its answer in
-    crumbs can stretch it); `attempts` is how often it tries. BadRequest if `proxy` is not an address.
+    `timeout` is how long one call may take, retries and pauses included, in seconds; `attempts` is how often it tries.
+    BadRequest if `proxy` is not an address.
     """
 
     def __init__(self, proxy: str = DEFAULT_PROXY, *, timeout: float = 30.0, attempts: int = 4) -> None:
@@ -98,10 +100,17 @@ class Client:
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
+        ends = time.monotonic() + step.patience
+        content = bytearray()
         try:
-            return _reply(self._http.send(_request(step)))
+            with closing(self._http.send(_request(step), stream=True)) as response:
+                for piece in response.iter_bytes():
+                    content += piece
+                    if time.monotonic() > ends:  # httpx limits the wait for each piece, not for all
+                        return Lost.LATE
         except httpx.RequestError as error:
             return _lost(error)
+        return _reply(response, bytes(content))
 
 
 class AsyncClient:
@@ -152,11 +161,12 @@ class AsyncClient:
             return None
         try:
             async with asyncio.timeout(step.patience):
-                return _reply(await self._http.send(_request(step)))
+                response = await self._http.send(_request(step))
         except TimeoutError:
             return Lost.LATE
         except httpx.RequestError as error:
             return _lost(error)
+        return _reply(response, response.content)
 
 
 def _planner(proxy: str, timeout: float, attempts: int) -> Planner:
@@ -211,9 +221,9 @@ def _request(step: Send) -> httpx.Request:
     )
 
 
-def _reply(response: httpx.Response) -> Reply:
+def _reply(response: httpx.Response, content: bytes) -> Reply:
     try:
-        body = response.json()
+        body = json.loads(content)
     except ValueError:
         body = None
     return Reply(response.status_code, response.headers, body)

@@ -177,6 +177,20 @@ async def test_a_server_that_never_answers_costs_no_more_than_the_timeout(client
         answered.set()
 
 
+async def test_an_answer_in_crumbs_costs_no_more_than_the_timeout_either(client_of: Any) -> None:
+    async def classify(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while request.transport is not None:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+        return response
+
+    async with serving(classify=classify) as url, client_of(url, timeout=0.2) as client:
+        with pytest.raises(WorkerTimeout):
+            await asyncio.wait_for(client.classify(b"x"), 10)
+
+
 async def test_a_server_that_hangs_up_is_tried_twice(client_of: Any) -> None:
     connections = []
 
