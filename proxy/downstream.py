@@ -15,11 +15,12 @@ from muster.errors import BadRequest, ClusterError, RequestTimeout, TooLarge
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy.commons import Commons
 from proxy.exchange import AppExchange, Exchange
-from proxy.framing import BadChunk, ChunkedBody, CountedBody
+from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.heads import HeadersTooLarge, RequestHead, parse_request
 from proxy.rewrite import error_to_client
 from proxy.upstream import READ_HIGH_WATER
 
+LARGE = 16384  # bytes from which a copy costs more than a view
 PIPELINE = 65536  # bytes of further requests that may wait while one is served
 SWALLOW = 65536  # bytes of an unwanted body that are read, so that the connection can be kept
 LINGER = 2.0  # seconds in which a client whose body is not wanted can still read the answer
@@ -118,7 +119,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self._head_started = None
         self._buffer = b""
-        self._begin(head, data[end:])
+        # A large piece of a body is not copied, only looked at from where it starts.
+        self._begin(head, memoryview(data)[end:] if len(data) > LARGE and not head.chunked else data[end:])
 
     def _incomplete_head(self, data: bytes) -> None:
         if len(data) > self._commons.settings.max_head:
@@ -129,13 +131,13 @@ class ClientConnection(asyncio.Protocol):
         if self._head_started is None and data:
             self._head_started = self._commons.loop.time()
 
-    def _begin(self, head: RequestHead, rest: bytes) -> None:
+    def _begin(self, head: RequestHead, rest: Buffer) -> None:
         commons = self._commons
         if head.chunked:
             self._body = ChunkedBody()
         elif head.content_length:
             self._body = CountedBody(head.content_length)
-        data = b""
+        data: Buffer = b""
         if self._body is not None:
             self._body_size = 0
             self._body_started = commons.loop.time()
@@ -148,9 +150,9 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange = kind(commons, self, head, commons.request_ids.of(head))
         exchange.start(data, complete=self._body is None)
         if rest:
-            self.data_received(rest)
+            self.data_received(bytes(rest))
 
-    def _take(self, body: CountedBody | ChunkedBody, data: bytes) -> tuple[bytes, bytes]:
+    def _take(self, body: CountedBody | ChunkedBody, data: Buffer) -> tuple[Buffer, Buffer]:
         """What of `data` belongs to the request's body, and the rest; notices the end of the body."""
         try:
             data, rest = body.feed(data)
@@ -163,11 +165,11 @@ class ClientConnection(asyncio.Protocol):
             self._body = None
         return data, rest
 
-    def _read_body(self, data: bytes) -> None:
+    def _read_body(self, received: bytes) -> None:
         body = self._body
         assert body is not None  # noqa: S101
         try:
-            data, rest = self._take(body, data)
+            data, rest = self._take(body, received)
         except ClusterError as error:
             self._refuse(error)
             return
@@ -181,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
             if body.done:
                 exchange.on_body_end()
         if rest:
-            self.data_received(rest)
+            self.data_received(bytes(rest))
 
     def _limit(self, size: int) -> None:
         if size > self._commons.settings.max_body:
@@ -201,7 +203,7 @@ class ClientConnection(asyncio.Protocol):
 
     # What an exchange calls
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         """Send `data` to the client."""
         self._transport.write(data)
 
@@ -217,16 +219,20 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def must_close(self) -> bool:
-        """Is this connection's end near, or is more of an unwanted body to come than is worth reading?"""
+        """Is this connection's end near?"""
         exchange = self._exchange
-        assert exchange is not None  # noqa: S101
-        unwanted = self._body is not None and (self._body.left > SWALLOW or exchange.head.expects_continue)
-        return unwanted or not exchange.head.keep_alive or self._commons.draining
+        if exchange is None or not exchange.head.keep_alive or self._commons.draining:
+            return True
+        return not exchange.wants_body and self._unwanted(exchange)
+
+    def _unwanted(self, exchange: Exchange) -> bool:
+        """Is a body still to come that nobody wants, and is it more than is worth reading?"""
+        return self._body is not None and (self._body.left > SWALLOW or not exchange.invited)
 
     def on_answered(self) -> None:
         """The answer is complete."""
         exchange, self._exchange = self._exchange, None
-        if exchange is not None and exchange.closing:
+        if exchange is not None and (exchange.closing or self._unwanted(exchange)):
             self._linger()
         else:
             self._ready_for_next()
@@ -240,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange = None
             self.abort()
             return
-        closing = self.must_close()
+        closing = self.must_close() or self._unwanted(exchange)
         self._exchange = None
         self._commons.stats.refused(error.status)
         head_only = exchange.head.method == b"HEAD"

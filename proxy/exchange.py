@@ -18,7 +18,7 @@ from muster.errors import ClusterError, NoWorkers
 from proxy import dispatch
 from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
-from proxy.framing import LAST_CHUNK, chunk
+from proxy.framing import LAST_CHUNK, Buffer, chunk
 from proxy.heads import RequestHead, ResponseHead
 from proxy.rewrite import request_to_worker, response_to_client
 from proxy.roster import Seat
@@ -35,14 +35,14 @@ class Client(Protocol):
 
     peer: bytes
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         """Send `data` to the client."""
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading the request's body."""
 
     def must_close(self) -> bool:
-        """Will the connection have to close after this answer?"""
+        """Will the connection have to close after this answer, whatever it is?"""
 
     def on_answered(self) -> None:
         """The answer is complete."""
@@ -54,9 +54,11 @@ class Client(Protocol):
 class Exchange:
     """A request for a worker."""
 
-    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy", "_copy_size", "_tried",
-                 "answered", "body_done", "closing", "connection", "head", "invited", "request_id", "seat", "started",
-                 "status", "tunnel")  # fmt: skip
+    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_complete", "_connecting", "_copy",
+                 "_copy_size", "_refused", "_tried", "answered", "body_done", "closing", "connection", "head",
+                 "invited", "request_id", "seat", "started", "status", "tunnel")  # fmt: skip
+
+    wants_body = True
 
     def __init__(self, commons: Commons, client: Client, head: RequestHead, request_id: bytes) -> None:
         self._commons = commons
@@ -74,14 +76,16 @@ class Exchange:
         self._attempts = Attempts()
         self._tried: list[Seat] = []
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
-        self._copy: list[bytes] | None = []
+        self._copy: list[Buffer] | None = []
         self._copy_size = 0
         self._chunked_answer = False
+        self._complete = False  # the answer is
+        self._refused = False  # the worker does not want the rest of the body
         self.closing = False
 
     # From the client
 
-    def start(self, data: bytes, *, complete: bool) -> None:
+    def start(self, data: Buffer, *, complete: bool) -> None:
         """Make the first attempt. `data` is what came of the body with the head; `complete`: it was all."""
         self.body_done = complete
         if data:
@@ -94,14 +98,14 @@ class Exchange:
             return
         self._attempt(seat, fresh=False)
 
-    def on_body(self, data: bytes) -> None:
+    def on_body(self, data: Buffer) -> None:
         """Pass on a piece of the request's body."""
         self.invited = True
         connection = self.connection
         if self._copy is not None:
             self._keep(data)
-        if self.answered and self.status >= 300:
-            return  # the worker has made up its mind; more of the body would only reset the connection under its answer
+        if self._refused:
+            return  # more of the body would only make the worker reset the connection under its answer
         if connection is None:
             if self._copy_size > READ_HIGH_WATER:
                 self._client.pause(True)  # until there is somebody to send it to
@@ -115,6 +119,8 @@ class Exchange:
         self.body_done = True
         if self.connection is not None and self.head.chunked:
             self.connection.transport.write(LAST_CHUNK)
+        if self._complete:
+            self._finish()
 
     def on_client_writable(self, writable: bool) -> None:
         """The client does (not) keep up with the answer."""
@@ -174,7 +180,7 @@ class Exchange:
         head = request_to_worker(
             self.head, self._client.peer, self.request_id, expect=not self.invited, body=self.head.has_body
         )
-        parts = [head]
+        parts: list[Buffer] = [head]
         if self._copy:
             parts += map(chunk, self._copy) if self.head.chunked else self._copy
         if self.head.chunked and self.body_done:
@@ -190,7 +196,7 @@ class Exchange:
 
     # The copy of the body
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: Buffer) -> None:
         assert self._copy is not None  # noqa: S101
         size = len(data)
         self._copy.append(data)
@@ -215,22 +221,26 @@ class Exchange:
             self.invited = True
             self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_response(self, head: ResponseHead, data: bytes) -> None:
+    def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
         self.answered = True
         self.status = head.status
         self.tunnel = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
         self._chunked_answer = unknown_length and self.head.http11
-        # HTTP/1.0 knows the end of such a body only by the closed connection.
-        self.closing = self.tunnel or (unknown_length and not self.head.http11) or self._client.must_close()
+        # A worker that answers before it has the whole body will read the rest only if it keeps the connection.
+        unread = not self.body_done and not (head.keep_alive and self.invited)
+        self._refused = unread and head.status >= 300
+        # HTTP/1.0 knows the end of a body of unknown length only by the closed connection.
+        until_closed = unknown_length and not self.head.http11
+        self.closing = self.tunnel or unread or until_closed or self._client.must_close()
         answer = response_to_client(
             head, self.head, self._added(head), chunked=self._chunked_answer, close=self.closing
         )
         if data and self._chunked_answer:
             data = chunk(data)
         if len(data) < JOIN_BELOW:
-            self._client.write(answer + data)
+            self._client.write(b"".join((answer, data)))
         else:
             self._client.write(answer)
             self._client.write(data)
@@ -241,18 +251,23 @@ class Exchange:
             return added
         milliseconds = (perf_counter() - self.started) * 1000
         added += b"Server-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (milliseconds, self._attempts.made)
-        if not any(len(n) == 11 and n.lower() == b"x-served-by" for n, _ in head.headers):
+        if not head.names_server:
             added += b"X-Served-By: %b\r\n" % self.seat.worker.id.encode("ascii", "replace")
         return added
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: Buffer) -> None:
         """Pass on a piece of the answer's body."""
         self._client.write(chunk(data) if self._chunked_answer else data)
 
     def on_end(self) -> None:
-        """The answer is complete."""
+        """The answer is complete. If the body is not, its rest still goes to the worker, who keeps the connection."""
         if self._chunked_answer:
             self._client.write(LAST_CHUNK)
+        self._complete = True
+        if self.body_done or self.closing:
+            self._finish()
+
+    def _finish(self) -> None:
         assert self.connection is not None  # noqa: S101
         self.connection.give_back(reusable=self.body_done and (self.seat is None or self.seat.listed))
         self._end(failed=False)
@@ -261,6 +276,9 @@ class Exchange:
 
     def on_failure(self, failure: Failure, *, answered: bool) -> None:
         """The worker's connection is lost."""
+        if self._complete:
+            self._finish()
+            return
         self.connection = None
         if answered:
             self._commons.stats.truncated += 1
@@ -315,11 +333,12 @@ class AppExchange(Exchange):
 
     __slots__ = ()
 
+    wants_body = False
     KEY = "the proxy itself"
 
-    def start(self, data: bytes, *, complete: bool) -> None:
+    def start(self, data: Buffer, *, complete: bool) -> None:
         """Hand the request to the application."""
-        self.invited = self.body_done = True
+        self.body_done = True
         connection = self._commons.pool.take(self.KEY) or self._commons.pool.connect_inside(self.KEY, self._commons.app)
         self.connection = connection
         connection.begin(self, self.head.method)
@@ -327,7 +346,7 @@ class AppExchange(Exchange):
             request_to_worker(self.head, self._client.peer, self.request_id, expect=False, body=False)
         )
 
-    def on_body(self, data: bytes) -> None:
+    def on_body(self, data: Buffer) -> None:
         """Nobody wants it."""
 
     def on_body_end(self) -> None:

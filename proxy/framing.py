@@ -12,6 +12,8 @@ import re
 MAX_CHUNK_LINE = 256  # bytes of size and extensions
 MAX_TRAILERS = 4096  # bytes
 
+Buffer = bytes | memoryview
+
 LAST_CHUNK = b"0\r\n\r\n"
 
 # 16 digits are 2**64, more than any limit. Extensions are read over: nobody uses them, and nothing acts on them.
@@ -23,9 +25,9 @@ class BadChunk(Exception):
     """The body is not chunked as it says it is."""
 
 
-def chunk(data: bytes) -> bytes:
+def chunk(data: Buffer) -> bytes:
     """`data` as one chunk."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
 
 
 class CountedBody:
@@ -46,7 +48,7 @@ class CountedBody:
         """Bytes still to come."""
         return self._left
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def feed(self, data: Buffer) -> tuple[Buffer, Buffer]:
         """Split `data` into what belongs to the body and what comes after it."""
         size = len(data)
         if size <= self._left:
@@ -78,10 +80,10 @@ class ChunkedBody:
         """Bytes that the current chunk says are still to come: reason enough to refuse a giant before it arrives."""
         return self._left
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The body bytes inside `data`, and what comes after the body. BadChunk if it cannot be read."""
-        if self._buffer:
-            data, self._buffer = self._buffer + data, b""
+    def feed(self, received: Buffer) -> tuple[Buffer, Buffer]:
+        """The body bytes inside `received`, and what comes after the body. BadChunk if it cannot be read."""
+        data = self._buffer + received if self._buffer else bytes(received)
+        self._buffer = b""
         pieces: list[bytes] = []
         position = 0
         while position < len(data) and not self.done:
@@ -142,7 +144,7 @@ class UntilClosed:
     done = False
     left = 1 << 62
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def feed(self, data: Buffer) -> tuple[Buffer, Buffer]:
         """All of it."""
         return data, b""
 

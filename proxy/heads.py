@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import httptools
 
 from muster.errors import BadRequest, ClusterError, MethodNotAllowed
 
-Headers = list[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes, bytes]]
+"""Name as it was spelled, name in lower case, value without the white space around it."""
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 MAX_HEADERS = 128
+MAX_REQUEST_ID = 128  # bytes
 
 # A client may name any header in Connection to have it dropped on the way; these it may not take away from the worker.
 NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expect", b"x-forwarded-for",
                              b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
-_DIGITS = re.compile(rb"\d{1,18}")
+_VISIBLE = bytes(range(0x21, 0x7F))
 
 
 class HeadersTooLarge(ClusterError):
@@ -54,7 +57,8 @@ class RequestHead:
     """One request, up to its body. `content_length` is None when there is no body or it is `chunked`."""
 
     __slots__ = ("chunked", "content_length", "expects_continue", "headers", "host", "http11", "keep_alive", "method",
-                 "nominated", "target", "websocket")  # fmt: skip
+                 "nominated", "request_id", "target",
+                 "websocket")  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, http11: bool, headers: Headers) -> None:
         self.method = method
@@ -67,6 +71,7 @@ class RequestHead:
         self.keep_alive = http11
         self.expects_continue = False
         self.websocket = False
+        self.request_id = b""  # the client's own, if it is sane
         self.nominated: frozenset[bytes] = frozenset()
 
     @property
@@ -88,7 +93,7 @@ class RequestHead:
 class ResponseHead:
     """One response, up to its body. `content_length` is None when the worker did not say."""
 
-    __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "nominated", "reason",
+    __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "names_server", "nominated", "reason",
                  "status", "upgrade")  # fmt: skip
 
     def __init__(self, status: int, reason: bytes, http11: bool, headers: Headers) -> None:
@@ -99,8 +104,9 @@ class ResponseHead:
         self.content_length: int | None = None
         self.chunked = False
         self.keep_alive = http11
-        self.nominated: set[bytes] = set()
+        self.nominated: frozenset[bytes] = frozenset()
         self.upgrade = b""
+        self.names_server = False  # it says itself who served it
 
     def has_body(self, method: bytes) -> bool:
         """Will body bytes follow, given the method that it answers? (RFC 9112, 6.3)"""
@@ -124,7 +130,7 @@ class _Collector:
         self.start += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value.strip(b" \t")))
+        self.headers.append((name, name.lower(), value.strip(b" \t")))
 
 
 def parse_request(raw: bytes) -> RequestHead:
@@ -137,13 +143,8 @@ def parse_request(raw: bytes) -> RequestHead:
         pass  # llhttp stops where an upgrade may begin; whether it does is decided below
     except httptools.HttpParserError as error:
         raise BadRequest(f"this is not a request that can be read: {error}") from None
-    method, target, version = parser.get_method(), collector.start, parser.get_http_version()
-    if version == "0.9":
-        raise BadRequest("a request line ends with the version of HTTP")
-    if version not in ("1.1", "1.0"):
-        raise VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
-    if not raw.startswith(b"%b %b HTTP/" % (method, target)):
-        raise BadRequest("the request line is not a method, a target and a version with one space between them")
+    method, target = parser.get_method(), collector.start
+    http11 = _version(raw, b"%b %b HTTP/1." % (method, target))
     if method not in METHODS:
         raise MethodNotAllowed(
             f"{method.decode()} is not allowed", allow=", ".join(sorted(m.decode() for m in METHODS))
@@ -152,16 +153,27 @@ def parse_request(raw: bytes) -> RequestHead:
         raise BadRequest("the request target has to be a path that begins with a slash")
     if len(collector.headers) > MAX_HEADERS:
         raise HeadersTooLarge(f"more than {MAX_HEADERS} headers")
-    head = RequestHead(method, target, version == "1.1", collector.headers)
+    head = RequestHead(method, target, http11, collector.headers)
     _judge_request(head)
     return head
 
 
+def _version(raw: bytes, start: bytes) -> bool:
+    """Is it HTTP/1.1 (or 1.0)? The request line has to be `start` and the minor version, to the byte."""
+    line = raw[: raw.index(b"\r\n")]
+    if line[:-1] == start and line[-1:] in (b"0", b"1"):
+        return line[-1:] == b"1"
+    if re.search(rb" HTTP/\d", line):
+        if b" HTTP/1." in line:
+            raise BadRequest("the request line is not a method, a target and a version with one space between them")
+        raise VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    raise BadRequest("a request line ends with the version of HTTP")
+
+
 def _judge_request(head: RequestHead) -> None:
-    for name, value in head.headers:
-        judge = _REQUEST_JUDGES.get(name.lower())
-        if judge is not None:
-            judge(head, value)
+    for _, name, value in head.headers:
+        if name in _REQUEST_JUDGES:
+            _REQUEST_JUDGES[name](head, value)
     if head.http11 and not head.host:
         raise BadRequest("a request needs a Host header")
     if head.chunked and head.content_length is not None:
@@ -170,16 +182,25 @@ def _judge_request(head: RequestHead) -> None:
     head.websocket = head.websocket and b"upgrade" in head.nominated and head.method == b"GET" and not head.has_body
 
 
+@lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
 def _host(head: RequestHead, value: bytes) -> None:
     if head.host:
         raise BadRequest("a request has one Host header, not several")
-    if not _HOST.fullmatch(value):
+    if not _is_host(value):
         raise BadRequest("the Host header is not a host name or address with an optional port")
     head.host = value
 
 
+def _is_length(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= 18
+
+
 def _content_length(head: RequestHead, value: bytes) -> None:
-    if head.content_length is not None or not _DIGITS.fullmatch(value):
+    if head.content_length is not None or not _is_length(value):
         raise BadRequest("Content-Length has to be one decimal number")
     head.content_length = int(value)
 
@@ -209,6 +230,11 @@ def _upgrade(head: RequestHead, value: bytes) -> None:
     head.websocket = value.lower() == b"websocket"
 
 
+def _request_id(head: RequestHead, value: bytes) -> None:
+    if 0 < len(value) <= MAX_REQUEST_ID and not value.translate(None, _VISIBLE):
+        head.request_id = value
+
+
 _REQUEST_JUDGES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"host": _host,
     b"content-length": _content_length,
@@ -216,12 +242,14 @@ _REQUEST_JUDGES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"connection": _connection,
     b"expect": _expect,
     b"upgrade": _upgrade,
+    b"x-request-id": _request_id,
 }
 
 
-def tokens_of(value: bytes) -> set[bytes]:
+@lru_cache(maxsize=1024)
+def tokens_of(value: bytes) -> frozenset[bytes]:
     """The tokens of a comma-separated header value, in lower case."""
-    return {token.strip(b" \t") for token in value.lower().split(b",")}
+    return frozenset(token.strip(b" \t") for token in value.lower().split(b","))
 
 
 def parse_response(raw: bytes) -> ResponseHead:
@@ -234,13 +262,10 @@ def parse_response(raw: bytes) -> ResponseHead:
         pass
     except httptools.HttpParserError as error:
         raise BadResponse(str(error)) from None
-    head = ResponseHead(
-        parser.get_status_code(), collector.start, parser.get_http_version() == "1.1", collector.headers
-    )
-    for name, value in head.headers:
-        judge = _RESPONSE_JUDGES.get(name.lower())
-        if judge is not None:
-            judge(head, value)
+    head = ResponseHead(parser.get_status_code(), collector.start, raw.startswith(b"HTTP/1.1 "), collector.headers)
+    for _, name, value in head.headers:
+        if name in _RESPONSE_JUDGES:
+            _RESPONSE_JUDGES[name](head, value)
     if not 100 <= head.status <= 599:
         raise BadResponse(f"status {head.status}")
     if head.chunked:
@@ -249,7 +274,7 @@ def parse_response(raw: bytes) -> ResponseHead:
 
 
 def _response_length(head: ResponseHead, value: bytes) -> None:
-    if not _DIGITS.fullmatch(value):
+    if not _is_length(value):
         raise BadResponse("Content-Length is not a number")
     head.content_length = int(value)
 
@@ -269,9 +294,14 @@ def _response_upgrade(head: ResponseHead, value: bytes) -> None:
     head.upgrade = value
 
 
+def _served_by(head: ResponseHead, _: bytes) -> None:
+    head.names_server = True
+
+
 _RESPONSE_JUDGES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
     b"content-length": _response_length,
     b"transfer-encoding": _response_encoding,
     b"connection": _response_connection,
     b"upgrade": _response_upgrade,
+    b"x-served-by": _served_by,
 }

@@ -15,9 +15,14 @@ from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
 
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
                         b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade"})  # fmt: skip
-_REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"expect"})
-_VISIBLE = bytes(range(0x21, 0x7F))
-_MAX_REQUEST_ID = 128
+_NOT_TO_WORKER = HOP_BY_HOP | {
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-request-id",
+    b"expect",
+}
+_NOT_TO_CLIENT = HOP_BY_HOP | {b"x-request-id"}
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -28,9 +33,9 @@ def request_to_worker(head: RequestHead, peer: bytes, request_id: bytes, *, expe
     if not head.host:
         parts.append(b"Host: localhost\r\n")  # HTTP/1.0 may come without, HTTP/1.1 may not
     forwarded_for: list[bytes] = []
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower in HOP_BY_HOP or lower in _REPLACED or lower in head.nominated:
+    nominated = head.nominated
+    for name, lower, value in head.headers:
+        if lower in _NOT_TO_WORKER or lower in nominated:
             if lower == b"x-forwarded-for":
                 forwarded_for.append(value)
             continue
@@ -57,9 +62,8 @@ def response_to_client(head: ResponseHead, request: RequestHead, extra: bytes, *
     """The head that a client gets. `extra`: further header lines; `chunked`: the body is framed anew."""
     parts = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
     dropped = head.nominated - NEVER_NOMINATED if head.nominated else head.nominated
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower in HOP_BY_HOP or lower in dropped or lower == b"x-request-id":
+    for name, lower, value in head.headers:
+        if lower in _NOT_TO_CLIENT or lower in dropped:
             continue
         if lower == b"content-length" and head.content_length is None:
             continue
@@ -99,10 +103,7 @@ class RequestIds:
 
     def of(self, head: RequestHead) -> bytes:
         """The id under which this request is known everywhere."""
-        for name, value in head.headers:
-            if len(name) == 12 and name.lower() == b"x-request-id":
-                if 0 < len(value) <= _MAX_REQUEST_ID and not value.translate(None, _VISIBLE):
-                    return value
-                break
+        if head.request_id:
+            return head.request_id
         self._count += 1
         return b"%b-%x" % (self._prefix, self._count)

@@ -107,19 +107,22 @@ class Roster:
         """The next worker, for somebody who talks to it without us. NoWorkers if none is left."""
         if self._clock() >= self._next_return:
             self._arrange()
-        seat = self._step(tried)
+        for _ in self._cycle:
+            seat = self._cycle[self._next]
+            self._next += 1
+            if self._next == len(self._cycle):
+                self._next = 0
+            if not tried or seat not in tried:
+                break
+        else:
+            seat = self._last_resort(tried)
         self._picks += 1
         seat.last_pick = self._picks
         seat.picks += 1
         return seat
 
-    def _step(self, tried: Collection[Seat]) -> Seat:
-        for _ in range(len(self._cycle)):
-            seat = self._cycle[self._next]
-            self._next = (self._next + 1) % len(self._cycle)
-            if seat not in tried:
-                return seat
-        # A resting worker is better than none: it may have come back before its time.
+    def _last_resort(self, tried: Collection[Seat]) -> Seat:
+        """A resting worker is better than none: it may have come back before its time."""
         for seat in sorted(self._seats.values(), key=lambda seat: seat.rest_until):
             if seat not in tried:
                 return seat

@@ -14,7 +14,7 @@ from muster.errors import WorkerUnreachable
 from muster.values import Worker
 from proxy import pipe
 from proxy.dispatch import Failure
-from proxy.framing import BadChunk, Body, ChunkedBody, CountedBody, UntilClosed
+from proxy.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.heads import BadResponse, ResponseHead, parse_response
 
 READ_HIGH_WATER = 256 * 1024
@@ -27,17 +27,17 @@ class Caller(Protocol):
     def on_informational(self, head: ResponseHead) -> None:
         """A 1xx answer; the real one is still to come."""
 
-    def on_response(self, head: ResponseHead, data: bytes) -> None:
+    def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """The head of the answer, and what came of its body with it. A 101 turns the connection into a pipe."""
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: Buffer) -> None:
         """More of the body."""
 
     def on_end(self) -> None:
-        """The answer is complete, and the connection is no longer the caller's."""
+        """The answer is complete. The connection stays the caller's until `give_back`."""
 
     def on_failure(self, failure: Failure, *, answered: bool) -> None:
-        """There will be no (complete) answer, and the connection is lost; `answered`: `on_response` was called."""
+        """The connection is lost; `answered`: `on_response` was called, perhaps `on_end` too."""
 
     def on_writable(self, writable: bool) -> None:
         """The worker does (not) keep up with what is sent."""
@@ -46,8 +46,8 @@ class Caller(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to one worker, used by one exchange at a time."""
 
-    __slots__ = ("_answered", "_body", "_buffer", "_caller", "_keep_alive", "_max_head", "_method", "_on_idle",
-                 "_tunnel", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
+    __slots__ = ("_answered", "_body", "_buffer", "_caller", "_complete", "_keep_alive", "_max_head", "_method",
+                 "_on_idle", "_tunnel", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -74,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._answered = False
         self._keep_alive = False
         self._tunnel = False
+        self._complete = False
 
     def begin(self, caller: Caller, method: bytes) -> None:
         """Work for `caller`, who is about to write a request of this method."""
@@ -96,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         caller = self._caller
-        if caller is None:
+        if caller is None or self._complete:
             self.transport.abort()  # an answer that nobody asked for: not to be mistaken for the next one
             return
         self.last_active = self.loop.time()
@@ -151,7 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._start_body(self._caller, head, data)
             return
 
-    def _start_body(self, caller: Caller, head: ResponseHead, rest: bytes) -> None:
+    def _start_body(self, caller: Caller, head: ResponseHead, received: bytes) -> None:
         self._answered = True
         self._buffer = b""
         if head.status == 101:
@@ -165,18 +166,18 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._body = UntilClosed()
         self._keep_alive = head.keep_alive and isinstance(self._body, CountedBody | ChunkedBody)
-        data, rest = self._feed(rest)
+        data, rest = self._feed(received)
         if self._caller is not None:
             caller.on_response(head, data)
             self._end_of_body(rest)
 
-    def _read_body(self, caller: Caller, data: bytes) -> None:
-        data, rest = self._feed(data)
+    def _read_body(self, caller: Caller, received: bytes) -> None:
+        data, rest = self._feed(received)
         if data and self._caller is not None:
             caller.on_data(data)
         self._end_of_body(rest)
 
-    def _feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def _feed(self, data: bytes) -> tuple[Buffer, Buffer]:
         if self._body is None:
             return data, b""  # a tunnel: all of it is for the client
         try:
@@ -185,15 +186,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(Failure.GARBAGE)
             return b"", b""
 
-    def _end_of_body(self, rest: bytes) -> None:
+    def _end_of_body(self, rest: Buffer) -> None:
         if self._body is not None and self._body.done and self._caller is not None:
             self._keep_alive = self._keep_alive and not rest
             self._finish()
 
     def _finish(self) -> None:
-        caller, self._caller = self._caller, None
-        if caller is not None:
-            caller.on_end()
+        self._complete = True
+        if self._caller is not None:
+            self._caller.on_end()
 
     def _fail(self, failure: Failure) -> None:
         caller, self._caller = self._caller, None
@@ -203,6 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def give_back(self, *, reusable: bool) -> None:
         """The caller is done with it: keep it for the next, or close it; what was not sent by now is not wanted."""
+        self._caller = None
         if reusable and self._keep_alive and not self.transport.is_closing():
             self.reused = True
             self._on_idle(self, True)

@@ -275,9 +275,9 @@ async def test_the_body_is_invited_by_the_worker_and_by_nobody_else() -> None:
     assert [seen.body for seen in worker.seen] == [b"hello", b""]
 
 
-async def test_an_answer_that_comes_before_the_body_is_complete_reaches_the_client() -> None:
+async def test_a_worker_that_refuses_a_body_half_way_is_heard_and_the_rest_is_not_sent() -> None:
     async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(response(b"too large", b"413 Too Large"))
+        writer.write(response(b"too large", b"413 Too Large", b"Connection: close\r\n"))
         await reader.read()
 
     async with cluster(ScriptedWorker(answer)) as proxy, proxy.client() as client:
@@ -285,6 +285,24 @@ async def test_an_answer_that_comes_before_the_body_is_complete_reaches_the_clie
         got = await client.answer_to(b"POST")
         assert (got.status, got.body) == (413, b"too large")
         assert got.values(b"connection") == [b"close"]
+
+
+async def test_a_worker_that_answers_early_and_reads_on_costs_no_connection() -> None:
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"early"))
+        await read_body(seen, reader)
+
+    worker = ScriptedWorker(answer)
+    body = bytes(range(256)) * 2000
+    async with cluster(worker) as proxy, proxy.client() as client:
+        for _ in range(3):
+            client.writer.write(post(body)[:1000])
+            assert (await client.answer_to(b"POST")).body == b"early"
+            client.writer.write(post(body)[1000:])
+            await client.writer.drain()
+            await until(lambda: worker.seen[-1].body == body)
+    assert len(worker.seen) == 3
+    assert worker.accepted <= 2  # the probe's and one for all requests
 
 
 async def test_a_websocket_becomes_a_pipe() -> None:
