@@ -116,8 +116,10 @@ def test_a_model_that_is_there_is_left_alone_and_tensorflow_with_it(digits_model
 
 
 @pytest.mark.parametrize(
-    "model", ["net/3/saved_model.pb", "net/saved_model.pb", "saved_model.pb", "net.keras", "net.pb"]
-)
+    "model",
+    ["net/3/saved_model.pb", "net/3/graph.pb", "net/3/net.keras", "net/saved_model.pb", "net/graph.pb", "net/net.keras",
+     "saved_model.pb", "net.keras", "net.pb"],
+)  # fmt: skip
 def test_beside_a_model_of_the_users_own_none_is_made_if_so_asked(tmp_path: Path, model: str) -> None:
     (tmp_path / model).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / model).touch()

@@ -33,6 +33,7 @@ from muster.settings import load, setting
 NAME: Final = "digits"
 VERSION: Final = "1"
 LEAST_ACCURACY: Final = 0.97
+MODEL_FILES: Final = {".pb", ".pbtxt", ".keras"}
 FILES_TO_TRY: Final = {*(f"{digit}.png" for digit in range(10)), "big.jpg"}
 
 Say = Callable[[str], object]
@@ -87,9 +88,11 @@ def _complain(sentence: str) -> int:
 
 def find_model(directory: Path) -> Path | None:
     """Something in a directory of models that a worker could serve, or None."""
-    for pattern in ("*/*/saved_model.pb", "*/saved_model.pb", "saved_model.pb", "*/*/*.keras", "*.keras", "*.pb"):
+    for pattern in ("*", "*/*", "*/*/*"):
         for path in sorted(directory.glob(pattern)):
-            if not any(part.startswith(".") for part in path.relative_to(directory).parts):
+            if path.suffix in MODEL_FILES and not any(
+                part.startswith(".") for part in path.relative_to(directory).parts
+            ):
                 return path if path.suffix == ".keras" else path.parent
     return None
 
