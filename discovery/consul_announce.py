@@ -90,12 +90,14 @@ class _ConsulListing:
                 await self._step()
 
     async def leave(self) -> None:
-        """Off the list. If the registry cannot be told, the missing beats will tell it."""
-        self._withdrawn = self._withdrawn or "leaving"
+        """Off the list. If the registry cannot be told, the missing beats will tell it.
+
+        It ends with the loop still waiting for the lock or its next beat, and `supervised` cancels that before anything
+        else runs, so no step follows.
+        """
         try:
             async with asyncio.timeout(PATIENCE), self._lock:
                 await self._writes.deregister(self._worker.id)
-                self._withdrawal_told = True  # so whatever still waits for the lock has nothing left to say
         except (RegistryTrouble, TimeoutError) as error:
             log.warning("%s left without being taken off the list: %s", self._worker.id, error or "no answer in time")
 

@@ -256,13 +256,24 @@ async def test_a_query_is_held_for_exactly_its_wait(url: str, http: aiohttp.Clie
 
 
 async def test_a_held_query_is_answered_as_soon_as_there_is_news(url: str, http: aiohttp.ClientSession) -> None:
-    held = asyncio.create_task(http.get(f"{url}/health/service/worker?index=1&wait=10s"))
-    began = time.monotonic()
-    async with http.put(f"{url}/agent/service/register", json=instance("ann")) as answer:
-        assert (answer.status, await answer.text()) == (200, "")
-    async with await held as answer:
-        assert len(await answer.json()) == 1
-        assert int(answer.headers["X-Consul-Index"]) > 1
+    sent = asyncio.Event()
+    tracing = aiohttp.TraceConfig()
+
+    async def on_sent(*_: object) -> None:
+        sent.set()
+
+    tracing.on_request_headers_sent.append(on_sent)
+    async with aiohttp.ClientSession(trace_configs=[tracing]) as patient:
+        held = asyncio.create_task(patient.get(f"{url}/health/service/worker?index=1&wait=10s"))
+        await sent.wait()
+        async with http.get(f"{url}/health/service/other"):  # who asked later is answered, so the other one is held
+            assert not held.done()
+        began = time.monotonic()
+        async with http.put(f"{url}/agent/service/register", json=instance("ann")) as answer:
+            assert (answer.status, await answer.text()) == (200, "")
+        async with await held as answer:
+            assert len(await answer.json()) == 1
+            assert int(answer.headers["X-Consul-Index"]) > 1
     assert time.monotonic() - began < 1
 
 
