@@ -28,6 +28,7 @@ from muster.guide import guide, reachable
 from muster.lifetime import Stop, supervised
 
 MODELS: Final = Path("models")
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOOK: Final = 0.1
 """Seconds between two looks at who is ready."""
 SECOND_THOUGHT: Final = 0.5
@@ -76,6 +77,8 @@ async def _run(settings: LocalSettings) -> None:
     try:
         await LocalCluster(settings, lifeline).run()
     finally:
+        for number in SIGNALS:  # an impatient one more Ctrl-C: there is nothing left to end
+            signal.signal(number, signal.SIG_IGN)
         os.close(lifeline)
         os.close(ours)
 
@@ -94,9 +97,7 @@ class LocalCluster:
 
     async def run(self) -> None:
         """Run until a signal, or until something cannot start, which raises CannotStart."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled)
+        self._listen()
         async with AsyncExitStack() as life:
             if self._settings.model is None:
                 await self._make_model()
@@ -105,6 +106,12 @@ class LocalCluster:
         if self._failure is not None:
             raise CannotStart(self._failure)
         _say("Everything has ended.")
+
+    def _listen(self) -> None:
+        """Hear signals, but not through the loop: its handlers are gone once it is closed, before we are."""
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._signalled))
 
     def _signalled(self) -> None:
         now = time.monotonic()
