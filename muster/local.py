@@ -116,9 +116,9 @@ class LocalCluster:
     def _signalled(self) -> None:
         now = time.monotonic()
         if not self._stop.requested:
-            _say("Ending: the workers finish what they have. Ctrl-C again does not wait for that.")
             self._asked_to_stop_at = now
             self._stop.request("asked to")
+            _say("Ending: the workers finish what they have. Ctrl-C again does not wait for that.")
         elif now - self._asked_to_stop_at > SECOND_THOUGHT:
             for child in self._children:
                 child.kill()
@@ -136,23 +136,25 @@ class LocalCluster:
             raise CannotStart(child.why or f"making the digits model {ending(making.result())}")
 
     async def _start(self, life: AsyncExitStack) -> None:
-        settings, began = self._settings, time.monotonic()
-        model = settings.model or MODELS
-        registry = ("127.0.0.1", _free_port())
-        address = f"embedded://127.0.0.1:{registry[1]}"
-        # The cores are shared out, so that the workers do not fight over them.
-        runners = str(max(1, (os.cpu_count() or 1) // settings.workers))
-        server = ("--registry", address, "--host", settings.host, "--drain-timeout", DRAIN)
-        proxy = self._child("proxy", "proxy", *server, "--port", str(settings.port))
-        workers = [
-            self._child(f"worker-{number}", "worker", *server, "--model", str(model), "--runners", runners)
-            for number in range(1, settings.workers + 1)
-        ]
         if self._stop.requested:
             return
+        settings, began, port = self._settings, time.monotonic(), _free_port()
+        model, address = settings.model or MODELS, f"embedded://127.0.0.1:{port}"
+        # The cores are shared out, so that the workers do not fight over them.
+        runners = str(max(1, (os.cpu_count() or 1) // settings.workers))
+        # What could stand otherwise in the environment, and must not, is said here.
+        server = ("--registry", address, "--host", settings.host, "--drain-timeout", DRAIN)
+        registry = self._child("registry", "discovery", "--host", "127.0.0.1", "--port", str(port))
+        proxy = self._child("proxy", "proxy", *server, "--port", str(settings.port))
+        workers = [
+            self._child(
+                f"worker-{number}", "worker", *server, "--port", "0", "--model", str(model), "--runners", runners
+            )
+            for number in range(1, settings.workers + 1)
+        ]
         _say(f"Starting a registry, a proxy and {_count(settings.workers)} ...")
-        await self._keep(life, [self._child("registry", "discovery", "--port", str(registry[1]))])
-        await self._listening(*registry)
+        await self._keep(life, [registry])
+        await self._listening("127.0.0.1", port)
         await self._keep(life, [proxy])
         await self._keep(life, workers)
         listed = await self._all_listed(began)
