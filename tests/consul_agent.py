@@ -110,7 +110,7 @@ class ConsulAgent:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on at this moment, all different."""
-    sockets = []
+    sockets: list[socket.socket] = []
     try:
         while len(sockets) < count:
             candidate = socket.socket()

@@ -135,7 +135,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], within: float = SOON)
 
 
 @asynccontextmanager
-async def serving_http(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
+async def serving_http(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
     """A real HTTP server whose every request `handler` answers; the value is its port on 127.0.0.1."""
     runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
     await runner.setup()

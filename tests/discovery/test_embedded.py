@@ -141,7 +141,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.catalogue = Catalogue(self.clock)
-        self.seen = {name: (1, []) for name in ("worker", "other")}
+        self.seen: dict[str, tuple[int, list[Any]]] = {name: (1, []) for name in ("worker", "other")}
 
     @rule(id_=ids, name=names, port=st.integers(1, 2), replace=st.booleans())
     def register(self, id_: str, name: str, port: int, replace: bool) -> None:

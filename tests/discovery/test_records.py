@@ -110,7 +110,7 @@ def test_metadata_that_makes_no_sense_is_no_metadata() -> None:
 
 @pytest.mark.parametrize("member", ["Tags", "Meta", "Weights"])
 def test_null_stands_for_nothing_in_records_as_go_writes_them(member: str) -> None:
-    assert read([record(**{member: None})]).workers == (Worker(id="ann", host="10.0.0.1", port=8501),)
+    assert read([record(**dict[str, Any]({member: None}))]).workers == (Worker(id="ann", host="10.0.0.1", port=8501),)
 
 
 @pytest.mark.parametrize(

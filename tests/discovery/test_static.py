@@ -13,9 +13,10 @@ from aiohttp import web
 from discovery.static import Probing, StaticRegistry, static_registry
 from discovery.worker_json import to_json
 from muster.values import Worker
-from tests.discovery.harness import eventually, free_ports, serving_http, watching
+from tests.consul_agent import free_ports
+from tests.discovery.harness import eventually, serving_http, watching
 
-BRISK = Probing(every=0.05, timeout=0.3)
+BRISK = Probing(every=0.05, timeout=1)
 
 
 class Server:
