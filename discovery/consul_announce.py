@@ -99,7 +99,7 @@ class _ConsulListing:
             async with asyncio.timeout(PATIENCE), self._lock:
                 await self._writes.deregister(self._worker.id)
         except (RegistryTrouble, TimeoutError) as error:
-            log.warning("%s left without being taken off the list: %s", self._worker.id, error or "no answer in time")
+            log.warning("%s left without being taken off the list: %s", self._worker.id, str(error) or "no answer in time")
 
     async def _step(self) -> float:
         """Bring the registry one step nearer to the truth. The result is when to take the next: in so many seconds."""
@@ -120,13 +120,13 @@ class _ConsulListing:
             return self._rhythm.beat
 
     async def _stay_listed(self) -> None:
-        now = asyncio.get_running_loop().time()
         if not self._listed:
             await self._register(afresh=True)
             log.info("%s is listed at %s", self._worker.id, self._worker.address)
-        elif now >= self._assert_at:
-            await self._register(afresh=False)
-        elif not await self._writes.beat(records.ttl_check_id(self._worker.id)):
+            return
+        if asyncio.get_running_loop().time() >= self._assert_at:
+            await self._register(afresh=False)  # which is no heartbeat
+        if not await self._writes.beat(records.ttl_check_id(self._worker.id)):
             log.warning("the registry has forgotten %s, which registers again", self._worker.id)
             await self._register(afresh=False)
 

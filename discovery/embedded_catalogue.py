@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from discovery.embedded_payload import CheckDefinition, ServiceDefinition
+from discovery.records import MAINTENANCE_PREFIX
 
 MAX_INSTANCES = 10_000
-MAINTENANCE_PREFIX = "_service_maintenance:"
 
 
 class Full(Exception):

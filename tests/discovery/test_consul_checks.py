@@ -49,4 +49,5 @@ async def test_an_agent_that_hangs_keeps_nobody_waiting(
         assert time.monotonic() - began < 2 * PATIENCE + 2
         assert [snapshot.workers for snapshot in eyes.snapshots] == [(ann,)]
     consul_agent.signal(signal.SIGCONT)
-    assert "left without being taken off the list" in caplog.text
+    assert "ann left without being taken off the list: " in caplog.text
+    assert "no answer in time" in caplog.text
