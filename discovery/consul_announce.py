@@ -99,7 +99,9 @@ class _ConsulListing:
             async with asyncio.timeout(PATIENCE), self._lock:
                 await self._writes.deregister(self._worker.id)
         except (RegistryTrouble, TimeoutError) as error:
-            log.warning("%s left without being taken off the list: %s", self._worker.id, str(error) or "no answer in time")
+            log.warning(
+                "%s left without being taken off the list: %s", self._worker.id, str(error) or "no answer in time"
+            )
 
     async def _step(self) -> float:
         """Bring the registry one step nearer to the truth. The result is when to take the next: in so many seconds."""
