@@ -50,7 +50,8 @@ class Relay:
         if self._connections:
             self._empty = asyncio.Event()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), self._commons.settings.drain_timeout)
+                async with asyncio.timeout(self._commons.settings.drain_timeout):
+                    await self._empty.wait()
         for connection in list(self._connections):
             connection.abort()
         self._commons.pool.close()

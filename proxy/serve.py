@@ -55,7 +55,8 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
         await life.enter_async_context(supervised("the watch", _follow(registry, commons, first), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
         with suppress(TimeoutError):
-            await asyncio.wait_for(first.wait(), FIRST_SNAPSHOT)
+            async with asyncio.timeout(FIRST_SNAPSHOT):
+                await first.wait()
         await life.enter_async_context(_listening(relay, commons))
         await stop.wait()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from muster.settings import port, setting, size
+from muster.settings import log_level, port, setting, size
 from muster.wire import PROXY_PORT, SERVICE
 
 
@@ -39,4 +39,4 @@ class ProxySettings:
     rest_longest: float = setting(30.0, "longest time that a worker is left alone", unit="seconds")
     drain_timeout: float = setting(30.0, "how long requests under way may take to finish when the proxy stops",
                                    unit="seconds")  # fmt: skip
-    log_level: str = setting("info", "debug, info, warning or error")
+    log_level: str = setting("info", "debug, info, warning or error", parse=log_level)
