@@ -5,35 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.compose.traffic import Traffic
 from tests.consul_agent import ConsulAgent
 from tests.end_to_end.programs import Cluster, until
-
-
-@pytest.fixture(scope="module")
-def consul() -> Iterator[ConsulAgent]:
-    agent = ConsulAgent()
-    agent.start()
-    yield agent
-    agent.stop()
-
-
-@pytest.fixture(scope="module")
-def cluster(consul: ConsulAgent, digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(consul, digits_model, tmp_path_factory.mktemp("cluster")) as cluster:
-        cluster.add(3)
-        yield cluster
-
-
-@pytest.fixture
-def seven(digits_model: Path) -> Path:
-    return digits_model / "digits" / "samples" / "7.png"
 
 
 def curl(*words: str) -> str:
