@@ -191,8 +191,9 @@ class Exchange:
             connection.transport.writelines(parts)
         if not self.body_done:
             self._client.pause(False)
-        if (self.head.content_length or 0) > self._commons.settings.replay_body:
-            self._forget_copy()  # it will not fit, so there is no point in keeping its beginning
+        too_large = (self.head.content_length or 0) > self._commons.settings.replay_body
+        if too_large or not self._safe_twice:
+            self._forget_copy()  # there is no point in keeping its beginning
 
     # The copy of the body
 
@@ -224,6 +225,7 @@ class Exchange:
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
         self.answered = True
+        self._forget_copy()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
         self.tunnel = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
@@ -291,6 +293,10 @@ class Exchange:
         """The worker does (not) keep up with the request's body."""
         self._client.pause(not writable)
 
+    @property
+    def _safe_twice(self) -> bool:
+        return self.head.idempotent or (self.seat is not None and self.seat.worker.replay_safe)
+
     def _failed(self, failure: Failure) -> None:
         seat = self.seat
         assert seat is not None  # noqa: S101
@@ -298,7 +304,7 @@ class Exchange:
         step = dispatch.next_step(
             failure,
             self._attempts,
-            safe_twice=self.head.idempotent or seat.worker.replay_safe,
+            safe_twice=self._safe_twice,
             replayable=self._copy is not None,
         )
         if step is Step.FRESH_CONNECTION:
