@@ -15,10 +15,14 @@ from types import TracebackType
 from typing import Self
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60.0
-"""Seconds; the machine may be busy with other things. What is waited for takes a few."""
+LOOK = 0.02
+"""Seconds between two looks at what is waited for."""
+LOOKS = 3000
+"""A minute at least, for what takes a few seconds. Not a point in time: a machine that stands still is not a failure."""
+PATIENCE = LOOK * LOOKS
 
 
 def free_port() -> int:
@@ -28,10 +32,11 @@ def free_port() -> int:
 
 def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for `condition`, looked at often; fail if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.02)  # between two looks, not to let something happen
+    for _ in range(LOOKS):
+        if condition():
+            return
+        time.sleep(LOOK)
+    pytest.fail(f"waited in vain for {what}")
 
 
 class Up:
@@ -86,7 +91,11 @@ class Up:
 
     def says(self, text: str) -> None:
         """Wait until it says so."""
-        until(lambda: any(text in line for line in self.lines), f"{text!r} among {self.lines}")
+        try:
+            until(lambda: any(text in line for line in self.lines), repr(text))
+        except pytest.fail.Exception:
+            running = [(child.cmdline(), child.status()) for child in (self._itself, *self.children()) if alive(child)]
+            pytest.fail(f"it never said {text!r} but {self.lines}; running: {running}")
 
     def ends(self) -> int:
         """Wait until it has ended: its exit status."""
