@@ -24,7 +24,7 @@ COPY --from=requirements /requirements/worker.txt ./
 # What goes again is for building on TensorFlow, not for running it: a quarter of it.
 RUN python -m venv --without-pip /opt/muster \
     && pip --python /opt/muster/bin/python install --constraint constraints.txt --requirement worker.txt \
-    && rm -r /opt/muster/lib/python3*/site-packages/tensorflow/include /opt/muster/lib/python3*/site-packages/clang
+    && rm -rf /opt/muster/lib/python3*/site-packages/tensorflow/include /opt/muster/lib/python3*/site-packages/clang
 
 FROM ${PYTHON_IMAGE} AS code
 COPY muster /code/muster
