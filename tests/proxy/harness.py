@@ -214,8 +214,8 @@ async def cluster(*workers: ScriptedWorker, **changes: object) -> AsyncIterator[
         await worker.start()
     addresses = ",".join(f"127.0.0.1:{worker.port}" for worker in workers)
     (port,) = free_ports(1)
-    settings = dataclasses.replace(ProxySettings(), host="127.0.0.1", port=port, registry=f"static://{addresses}")
-    settings = dataclasses.replace(settings, **{"drain_timeout": 2.0, **changes})  # type: ignore[arg-type]
+    defaults = {"host": "127.0.0.1", "port": port, "registry": f"static://{addresses}", "drain_timeout": 2.0}
+    settings = dataclasses.replace(ProxySettings(), **{**defaults, **changes})  # type: ignore[arg-type]
     stop = Stop()
     program = asyncio.create_task(serve(settings, stop))
     try:
