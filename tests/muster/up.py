@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 LOOK = 0.02
 """Seconds between two looks at what is waited for."""
 LOOKS = 3000
-"""A minute at least, for what takes a few seconds. Not a point in time: a machine that stands still is not a failure."""
+"""A minute at least, for what takes seconds. Not a point in time: that a machine stood still is no failure."""
 PATIENCE = LOOK * LOOKS
 
 
