@@ -83,12 +83,19 @@ class Roster:
         return seat.rest_until > self._clock()
 
     def apply(self, snapshot: Snapshot) -> list[Worker]:
-        """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the workers that left."""
+        """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the workers that left.
+
+        Who is listed with another address has left, and somebody else has come who goes by the same id.
+        """
         old = self._seats
         self._seats = {}
         for worker in snapshot.workers:
-            seat = old.pop(worker.id, None) or Seat(worker)
-            seat.worker = worker
+            seat = old.get(worker.id)
+            if seat is not None and seat.worker.address == worker.address:
+                del old[worker.id]
+                seat.worker = worker
+            else:
+                seat = Seat(worker)
             self._seats[worker.id] = seat
         for seat in old.values():
             seat.listed = False
@@ -134,6 +141,8 @@ class Roster:
         if failed is None:
             return
         if failed:
+            if seat.rest_until > self._clock():
+                return  # one failure can end many requests at once; that makes it no worse
             seat.failures += 1
             pause = self._rest.after(seat.failures)
             seat.rest_until = self._clock() + pause

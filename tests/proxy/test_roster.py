@@ -183,3 +183,21 @@ def test_no_seat_is_ever_leaked_or_lost(data: st.DataObject) -> None:
         roster.release(seat, failed=False)
         assert seat.in_flight >= 0
     assert all(seat.in_flight == 0 for seat in roster.seats)
+
+
+def test_one_death_that_ends_many_requests_is_one_failure() -> None:
+    roster = roster_of("ab")
+    seats = [roster.lease() for _ in range(20)]
+    for seat in seats:
+        roster.release(seat, failed=seat.worker.id == "a")
+    (ann,) = (seat for seat in roster.seats if seat.worker.id == "a")
+    assert ann.failures == 1
+
+
+def test_a_worker_that_is_listed_with_another_address_is_another_worker() -> None:
+    roster = roster_of("a")
+    seat = roster.lease()
+    moved = Worker("a", "127.0.0.2", 9000)
+    assert roster.apply(Snapshot(2, (moved,))) == [seat.worker]
+    assert not seat.listed
+    assert roster.lease().worker == moved
