@@ -15,6 +15,7 @@ from discovery.addresses import open_registry
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
 from proxy.commons import Commons
+from proxy.heads import MAX_HEADERS
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
 from proxy.relay import Relay
@@ -37,7 +38,16 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
         roster = Roster(loop.time, Rest(settings.rest, settings.rest_longest))
         api = HttpApi(registry, PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
-        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, keepalive_timeout=75)
+        largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
+        runner = web.AppRunner(
+            api.application(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=75,
+            max_line_size=largest,
+            max_field_size=largest,
+            max_headers=2 * MAX_HEADERS,
+        )
         await runner.setup()
         life.push_async_callback(runner.cleanup)
         assert runner.server is not None  # noqa: S101  # what setup() is for
