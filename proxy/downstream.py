@@ -42,13 +42,19 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_commons", "_exchange",
-                 "_head_started", "_idle_since", "_on_closed", "_paused", "_stalled_since", "_transport",
-                 "peer")  # fmt: skip
+                 "_head_started", "_idle_since", "_on_closed", "_on_opened", "_paused", "_stalled_since",
+                 "_transport", "peer")  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(self, commons: Commons, on_closed: Callable[[ClientConnection], None]) -> None:
+    def __init__(
+        self,
+        commons: Commons,
+        on_opened: Callable[[ClientConnection], None],
+        on_closed: Callable[[ClientConnection], None],
+    ) -> None:
         self._commons = commons
+        self._on_opened = on_opened
         self._on_closed = on_closed
         self.peer = b""
         self._buffer = b""
@@ -70,20 +76,19 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]).encode("ascii", "replace") if peer else b"unknown"
         self._commons.connections += 1
+        self._on_opened(self)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._closing_since is not None:
             return
         if self._body is not None:
             self._read_body(data)
-        elif self._exchange is None:
-            self._read_head(self._buffer + data if self._buffer else data)
-        elif self._exchange.tunnel:
+        elif self._exchange is not None and self._exchange.tunnel:
             self._exchange.on_body(data)
+        elif self._exchange is None and self._stalled_since is None:
+            self._read_head(self._buffer + data if self._buffer else data)
         else:
-            self._buffer += data
-            if len(self._buffer) > PIPELINE:
-                self.pause(True)
+            self._wait(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._commons.connections -= 1
@@ -91,6 +96,8 @@ class ClientConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
+            if not exchange.complete:
+                self._commons.stats.cancelled += 1
 
     def pause_writing(self) -> None:  # noqa: D102
         self._stalled_since = self._commons.loop.time()
@@ -101,6 +108,8 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_since = None
         if self._exchange is not None:
             self._exchange.on_client_writable(True)
+        else:
+            self._read_waiting()
 
     # Reading requests
 
@@ -150,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange = kind(commons, self, head, commons.request_ids.of(head))
         exchange.start(data, complete=self._body is None)
         if rest:
-            self.data_received(bytes(rest))
+            self._wait(rest)
 
     def _take(self, body: CountedBody | ChunkedBody, data: Buffer) -> tuple[Buffer, Buffer]:
         """What of `data` belongs to the request's body, and the rest; notices the end of the body."""
@@ -183,7 +192,15 @@ class ClientConnection(asyncio.Protocol):
             if body.done:
                 exchange.on_body_end()
         if rest:
-            self.data_received(bytes(rest))
+            self._wait(rest)
+
+    def _wait(self, data: Buffer) -> None:
+        """Put off what comes early, until the request before it is answered and the client takes its answers."""
+        self._buffer += data
+        if len(self._buffer) > PIPELINE:
+            self.pause(True)
+        if self._exchange is None:
+            self._commons.loop.call_soon(self._read_waiting)
 
     def _limit(self, size: int) -> None:
         if size > self._commons.settings.max_body:
@@ -199,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
                 return
         self._commons.stats.refused(error.status)
         self._transport.write(error_to_client(error, b"", head_only=False, close=True))
-        self._linger()
+        self._linger()  # also without a body: what cannot be understood need not be all that is coming
 
     # What an exchange calls
 
@@ -218,6 +235,12 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def take_waiting(self) -> bytes:
+        """What came after the request; of an upgrade, for the tunnel."""
+        waiting, self._buffer = self._buffer, b""
+        self.pause(False)
+        return waiting
+
     def must_close(self) -> bool:
         """Is this connection's end near?"""
         exchange = self._exchange
@@ -233,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
         """The answer is complete."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None and (exchange.closing or self._unwanted(exchange)):
-            self._linger()
+            self._finish()
         else:
             self._ready_for_next()
 
@@ -252,7 +275,7 @@ class ClientConnection(asyncio.Protocol):
         head_only = exchange.head.method == b"HEAD"
         self._transport.write(error_to_client(error, exchange.request_id, head_only=head_only, close=closing))
         if closing:
-            self._linger()
+            self._finish()
         else:
             self._ready_for_next()
 
@@ -266,24 +289,32 @@ class ClientConnection(asyncio.Protocol):
         if self._buffer:
             self._commons.loop.call_soon(self._read_waiting)
         elif self._commons.draining:
-            self._transport.close()
+            self._close()
         else:
             self.pause(False)
 
     def _read_waiting(self) -> None:
         """Serve a request that came early. Not at once, so that a long line of them cannot nest."""
-        if self._exchange is None and self._body is None and self._closing_since is None and self._buffer:
-            waiting, self._buffer = self._buffer, b""
-            self.pause(False)
-            self._read_head(waiting)
+        free = self._exchange is None and self._body is None and self._stalled_since is None
+        if free and self._buffer and self._closing_since is None:
+            self._read_head(self.take_waiting())
+
+    def _finish(self) -> None:
+        """The last answer is out: close, at once if the client has nothing more to say."""
+        if self._body is None and not self._paused:
+            self._close()
+        else:
+            self._linger()
+
+    def _close(self) -> None:
+        """Close as soon as the client has taken what was written; `check` sees to it that it does."""
+        self._closing_since = self._commons.loop.time()
+        self._transport.close()
 
     def _linger(self) -> None:
         """Close, but let a client that is still sending read the answer: after a reset it could not."""
         self._closing_since = self._commons.loop.time()
         self._buffer = b""
-        if self._body is None and not self._paused:
-            self._transport.close()
-            return
         self.pause(False)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
@@ -291,7 +322,7 @@ class ClientConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Close unless a request is under way."""
         if self._exchange is None and self._body is None and not self._buffer:
-            self._transport.close()
+            self._close()
 
     def abort(self) -> None:
         """Cut the connection with a reset, so that no client takes a part of an answer for the whole."""
@@ -325,4 +356,4 @@ class ClientConnection(asyncio.Protocol):
             if now - self._body_started > settings.body_timeout + self._body_size / BODY_RATE:
                 self._refuse(RequestTimeout("the request's body did not arrive in time"))
         elif now - self._idle_since > settings.idle_timeout:
-            self._transport.close()
+            self._close()

@@ -20,7 +20,7 @@ from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
 from proxy.framing import LAST_CHUNK, Buffer, chunk
 from proxy.heads import RequestHead, ResponseHead
-from proxy.rewrite import request_to_worker, response_to_client
+from proxy.rewrite import CONTINUE, request_to_worker, response_to_client
 from proxy.roster import Seat
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
 
@@ -41,6 +41,9 @@ class Client(Protocol):
     def pause(self, paused: bool) -> None:
         """Stop or go on reading the request's body."""
 
+    def take_waiting(self) -> bytes:
+        """What came after the request: with an upgrade it is not a request, but for the worker, too."""
+
     def must_close(self) -> bool:
         """Will the connection have to close after this answer, whatever it is?"""
 
@@ -54,9 +57,9 @@ class Client(Protocol):
 class Exchange:
     """A request for a worker."""
 
-    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_complete", "_connecting", "_copy",
-                 "_copy_size", "_refused", "_tried", "answered", "body_done", "closing", "connection", "head",
-                 "invited", "request_id", "seat", "started", "status", "tunnel")  # fmt: skip
+    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy", "_copy_size",
+                 "_refused", "_tried", "answered", "body_done", "closing", "complete", "connection", "head", "invited",
+                 "request_id", "seat", "started", "status", "tunnel")  # fmt: skip
 
     wants_body = True
 
@@ -71,6 +74,7 @@ class Exchange:
         self.body_done = False
         self.invited = not head.expects_continue  # the client was told, or needs not to be told, to send the body
         self.answered = False
+        self.complete = False  # the answer is; a tunnel's was its head
         self.status = 0
         self.tunnel = False
         self._attempts = Attempts()
@@ -79,7 +83,6 @@ class Exchange:
         self._copy: list[Buffer] | None = []
         self._copy_size = 0
         self._chunked_answer = False
-        self._complete = False  # the answer is
         self._refused = False  # the worker does not want the rest of the body
         self.closing = False
 
@@ -117,27 +120,31 @@ class Exchange:
     def on_body_end(self) -> None:
         """The request is complete."""
         self.body_done = True
-        if self.connection is not None and self.head.chunked:
-            self.connection.transport.write(LAST_CHUNK)
-        if self._complete:
+        if self.connection is not None:
+            self.connection.await_worker()
+            if self.head.chunked:
+                self.connection.transport.write(LAST_CHUNK)
+        if self.complete:
             self._finish()
 
     def on_client_writable(self, writable: bool) -> None:
         """The client does (not) keep up with the answer."""
         if self.connection is not None:
             if writable:
+                self.connection.await_worker()
                 self.connection.transport.resume_reading()
             else:
                 self.connection.transport.pause_reading()
 
     def cancel(self) -> None:
-        """The client has gone. The worker sees its connection close and can stop, too."""
+        """The client has gone, or what it sends is no request. The worker sees its connection close and can stop."""
         if self._connecting is not None:
             self._connecting.cancel()
         if self.connection is not None:
             self.connection.drop(flush=self.tunnel)
         self._end(failed=None)
-        self._commons.stats.cancelled += 1
+        if self.complete:
+            self._commons.stats.answered(self.status, perf_counter() - self.started)
 
     def check(self, now: float) -> None:
         """Called once a second while it is the worker's turn: give up on one that owes an answer and stays silent."""
@@ -176,21 +183,18 @@ class Exchange:
     def _send(self, connection: UpstreamConnection) -> None:
         self._attempts.sent += 1
         self.connection = connection
-        connection.begin(self, self.head.method)
-        head = request_to_worker(
-            self.head, self._client.peer, self.request_id, expect=not self.invited, body=self.head.has_body
-        )
+        connection.begin(self, self.head.method, websocket=self.head.websocket)
+        head = request_to_worker(self.head, self._client.peer, self.request_id, expect=not self.invited, body=True)
         parts: list[Buffer] = [head]
         if self._copy:
             parts += map(chunk, self._copy) if self.head.chunked else self._copy
         if self.head.chunked and self.body_done:
             parts.append(LAST_CHUNK)
+        self._client.pause(False)  # before the write, which may pause it again
         if self._copy_size < JOIN_BELOW:
             connection.transport.write(b"".join(parts))
         else:
             connection.transport.writelines(parts)
-        if not self.body_done:
-            self._client.pause(False)
         too_large = (self.head.content_length or 0) > self._commons.settings.replay_body
         if too_large or not self._safe_twice:
             self._forget_copy()  # there is no point in keeping its beginning
@@ -220,14 +224,14 @@ class Exchange:
         """Pass on `100 Continue`, once; other interim answers are for the proxy only."""
         if head.status == 100 and not self.invited:
             self.invited = True
-            self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._client.write(CONTINUE)
 
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
         self.answered = True
         self._forget_copy()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
-        self.tunnel = head.status == 101
+        self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
         self._chunked_answer = unknown_length and self.head.http11
         # A worker that answers before it has the whole body will read the rest only if it keeps the connection.
@@ -246,6 +250,8 @@ class Exchange:
         else:
             self._client.write(answer)
             self._client.write(data)
+        if self.tunnel and self.connection is not None:
+            self.connection.transport.write(self._client.take_waiting())
 
     def _added(self, head: ResponseHead) -> bytes:
         added = b"X-Request-Id: %b\r\n" % self.request_id
@@ -265,7 +271,7 @@ class Exchange:
         """The answer is complete. If the body is not, its rest still goes to the worker, who keeps the connection."""
         if self._chunked_answer:
             self._client.write(LAST_CHUNK)
-        self._complete = True
+        self.complete = True
         if self.body_done or self.closing:
             self._finish()
 
@@ -278,7 +284,7 @@ class Exchange:
 
     def on_failure(self, failure: Failure, *, answered: bool) -> None:
         """The worker's connection is lost."""
-        if self._complete:
+        if self.complete:
             self._finish()
             return
         self.connection = None
@@ -347,7 +353,7 @@ class AppExchange(Exchange):
         self.body_done = True
         connection = self._commons.pool.take(self.KEY) or self._commons.pool.connect_inside(self.KEY, self._commons.app)
         self.connection = connection
-        connection.begin(self, self.head.method)
+        connection.begin(self, self.head.method, websocket=False)
         connection.transport.write(
             request_to_worker(self.head, self._client.peer, self.request_id, expect=False, body=False)
         )

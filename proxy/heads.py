@@ -179,7 +179,9 @@ def _judge_request(head: RequestHead) -> None:
     if head.chunked and head.content_length is not None:
         raise BadRequest("a request has either Content-Length or Transfer-Encoding, not both")
     # An upgrade counts only when Connection names it as well (RFC 9110, 7.8), and here only without a body.
-    head.websocket = head.websocket and b"upgrade" in head.nominated and head.method == b"GET" and not head.has_body
+    head.websocket = (
+        head.websocket and b"upgrade" in head.nominated and head.method == b"GET" and head.http11 and not head.has_body
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -262,6 +264,8 @@ def parse_response(raw: bytes) -> ResponseHead:
         pass
     except httptools.HttpParserError as error:
         raise BadResponse(str(error)) from None
+    if not raw.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")):
+        raise BadResponse("neither HTTP/1.0 nor HTTP/1.1")
     head = ResponseHead(parser.get_status_code(), collector.start, raw.startswith(b"HTTP/1.1 "), collector.headers)
     for _, name, value in head.headers:
         if name in _RESPONSE_JUDGES:

@@ -23,9 +23,7 @@ class Relay:
 
     def accept(self) -> ClientConnection:
         """The protocol of one more client; what `loop.create_server` wants."""
-        connection = ClientConnection(self._commons, self._closed)
-        self._connections.add(connection)
-        return connection
+        return ClientConnection(self._commons, self._connections.add, self._closed)
 
     def _closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)

@@ -65,8 +65,8 @@ def response_to_client(head: ResponseHead, request: RequestHead, extra: bytes, *
     for name, lower, value in head.headers:
         if lower in _NOT_TO_CLIENT or lower in dropped:
             continue
-        if lower == b"content-length" and head.content_length is None:
-            continue
+        if lower == b"content-length" and (head.content_length is None or head.status == 204):
+            continue  # RFC 9110, 8.6
         parts += (name, b": ", value, b"\r\n")
     parts.append(extra)
     if head.status == 101:

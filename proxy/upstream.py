@@ -47,7 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to one worker, used by one exchange at a time."""
 
     __slots__ = ("_answered", "_body", "_buffer", "_caller", "_complete", "_keep_alive", "_max_head", "_method",
-                 "_on_idle", "_tunnel", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
+                 "_on_idle", "_tunnel", "_websocket", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -60,15 +60,16 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         self.key = key
         self.loop = loop
-        self.reused = False
+        self.reused = False  # it has served before, and nothing has come yet of the next answer
         self.last_active = loop.time()
         self._max_head = max_head
         self._on_idle = on_idle
         self._caller: Caller | None = None
-        self._reset(b"")
+        self._reset(b"", False)
 
-    def _reset(self, method: bytes) -> None:
+    def _reset(self, method: bytes, websocket: bool) -> None:
         self._method = method
+        self._websocket = websocket
         self._buffer = b""
         self._body: Body | None = None
         self._answered = False
@@ -76,10 +77,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._tunnel = False
         self._complete = False
 
-    def begin(self, caller: Caller, method: bytes) -> None:
-        """Work for `caller`, who is about to write a request of this method."""
-        self._reset(method)
+    def begin(self, caller: Caller, method: bytes, *, websocket: bool) -> None:
+        """Work for `caller`, who is about to write a request of this method; `websocket`: it asks for an upgrade."""
+        self._reset(method, websocket)
         self._caller = caller
+        self.await_worker()
+
+    def await_worker(self) -> None:
+        """It is the worker's turn from now on: what came before does not count as its silence."""
         self.last_active = self.loop.time()
 
     def drop(self, *, flush: bool = False) -> None:
@@ -101,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()  # an answer that nobody asked for: not to be mistaken for the next one
             return
         self.last_active = self.loop.time()
+        self.reused = False
         if self._body is None and not self._tunnel:
             self._read_head(data)
         else:
@@ -116,15 +122,15 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._tunnel:
             self._finish()
         else:
-            stale = self.reused and not self._buffer and not self._answered
-            self._fail(Failure.STALE if stale else Failure.BROKE)
+            self._fail(Failure.STALE if self.reused else Failure.BROKE)
 
     def pause_writing(self) -> None:  # noqa: D102
+        self.await_worker()
         if self._caller is not None:
             self._caller.on_writable(False)
 
     def resume_writing(self) -> None:  # noqa: D102
-        self.last_active = self.loop.time()  # it takes the request's body, so it is not silent
+        self.await_worker()  # it takes the request's body, so it is not silent
         if self._caller is not None:
             self._caller.on_writable(True)
 
@@ -153,9 +159,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
 
     def _start_body(self, caller: Caller, head: ResponseHead, received: bytes) -> None:
-        self._answered = True
         self._buffer = b""
         if head.status == 101:
+            if not (self._websocket and head.upgrade.lower() == b"websocket"):
+                self._fail(Failure.GARBAGE)
+                return
             self._tunnel = True
         elif not head.has_body(self._method):
             self._body = CountedBody(0)
@@ -168,6 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = head.keep_alive and isinstance(self._body, CountedBody | ChunkedBody)
         data, rest = self._feed(received)
         if self._caller is not None:
+            self._answered = True
             caller.on_response(head, data)
             self._end_of_body(rest)
 
@@ -206,6 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The caller is done with it: keep it for the next, or close it; what was not sent by now is not wanted."""
         self._caller = None
         if reusable and self._keep_alive and not self.transport.is_closing():
+            self.transport.resume_reading()  # a client that did not keep up had it paused
             self.reused = True
             self._on_idle(self, True)
         else:
