@@ -1,45 +1,92 @@
-"""Reading a request's body, within bounds of size and time that aiohttp leaves to its user.
+"""Reading a request's body, within bounds of size, time and memory that aiohttp leaves to its user.
 
 A body that is declared too large is refused before the client is invited to send it (`Expect: 100-continue`), one that
-turns out too large as soon as it does. After a refusal the connection is closed: nobody reads the rest.
+turns out too large as soon as it does, or as soon as one of its chunks says so. After a refusal the connection is
+closed: nobody reads the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from aiohttp import web
 
-from muster.errors import BadRequest, RequestTimeout, TooLarge, UnsupportedEncoding
+from muster.errors import BadRequest, Overloaded, RequestTimeout, TooLarge, UnsupportedEncoding
+from worker.chunks import ChunkSizes
+
+CHUNK_SIZES: Final = web.RequestKey("chunk_sizes", ChunkSizes)
+"""Where `worker.connections` leaves the `ChunkSizes` of a chunked request."""
+SMALL: Final = 64 * 1024
+"""Bytes of a body that always find a place, so that those who fill the shelf with large ones do not shut others out."""
 
 
-async def read_body(request: web.BaseRequest, limit: int, patience: float) -> bytes:
-    """The body, `limit` bytes at most, sent within `patience` seconds.
+class Shelf:
+    """The memory for bodies: `room` bytes for all requests together."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._taken = 0
+
+    def __repr__(self) -> str:
+        return f"<Shelf: {self._taken} of {self._room} bytes taken>"
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[int], None]]:
+        """A request's place: call it with the body's size so far. It raises Overloaded when the shelf is full."""
+        mine = 0
+
+        def grow(size: int) -> None:
+            nonlocal mine
+            more = max(size - SMALL, 0) - mine
+            if self._taken + more > self._room:
+                raise Overloaded(f"this worker holds {self._taken} bytes of other requests already")
+            self._taken += more
+            mine += more
+
+        try:
+            yield grow
+        finally:
+            self._taken -= mine
+
+
+async def read_body(request: web.BaseRequest, limit: int, patience: float, grow: Callable[[int], None]) -> bytes:
+    """The body, `limit` bytes at most, sent within `patience` seconds; `grow` hears how much of it is here.
 
     Raises TooLarge, RequestTimeout, UnsupportedEncoding for compressed bodies, BadRequest for broken ones.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if any(value.strip().lower() != "identity" for value in request.headers.getall("Content-Encoding", [])):
         raise UnsupportedEncoding("the body is compressed; images are as small as they get, send them as they are")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    await _invite(request)
+    _invite(request)
+    sizes = request.get(CHUNK_SIZES, ChunkSizes())
     chunks: list[bytes] = []
     size = 0
+    now = asyncio.get_running_loop().time
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(patience) as deadline:
+            sizes.when_over(limit, lambda: deadline.reschedule(now()))
             async for chunk in request.content.iter_any():
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit)
+                grow(size)
                 chunks.append(chunk)
     except TimeoutError:
+        if sizes.declared > limit:
+            raise _too_large(limit) from None
         raise RequestTimeout(f"the body did not arrive within {patience:g} seconds") from None
     except web.RequestPayloadError:
         raise BadRequest("the body ends early or is framed wrongly") from None
+    finally:
+        sizes.when_over(limit, None)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _invite(request: web.BaseRequest) -> None:
+def _invite(request: web.BaseRequest) -> None:
     expected = request.headers.get("Expect")
     if expected is None or request.version < (1, 1):
         return

@@ -10,9 +10,10 @@ succeeds. `Server-Timing` tells the milliseconds of each stage, of the slowest i
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from aiohttp import web
 
 from muster import wire
 from muster.errors import BadRequest, ClusterError
-from worker.bodies import read_body
+from worker.bodies import Shelf, read_body
 from worker.inference import Answer, Inference
 from worker.metrics import Metrics
 from worker.models.servable import Servable
@@ -29,6 +30,11 @@ from worker.settings import WorkerSettings
 from worker.state import State
 from worker.uploads import Upload, unpack
 
+CLIENT_GONE = 499
+"""The status under which requests are counted whose clients did not wait for the answer; nobody gets to see it."""
+BODIES = 16
+"""So many bodies of the largest size may be here at once."""
+ASKED = ("model", "version", "label", "top")
 LONG = 64 * 1024
 """Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
 
@@ -51,6 +57,7 @@ class ClassifyApi:
         self._state = state
         self._inference = inference
         self._metrics = metrics
+        self._shelf = Shelf(BODIES * settings.max_body)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Classify the images of a request. Raises ClusterError."""
@@ -59,39 +66,51 @@ class ClassifyApi:
         try:
             query = read_query(request)
             servable = self._state.catalogue.look_up(query.model, query.version, query.label)
-            with self._state.request():
-                response = await self._classify(request, servable, query.top)
+            with self._state.request(), self._shelf.place() as grow:
+                response = await self._classify(request, servable, query.top, grow)
             status = response.status
         except ClusterError as error:
             status = error.status
+            raise
+        except asyncio.CancelledError:
+            status = CLIENT_GONE
             raise
         finally:
             self._metrics.answered(servable, status)
         return response
 
-    async def _classify(self, request: web.BaseRequest, servable: Servable, top: int) -> web.Response:
-        settings = self._settings
-        body = await read_body(request, settings.max_body, settings.body_timeout)
-        content_type = request.headers.get("Content-Type", "")
-        if len(body) > LONG:
-            uploads = await self._inference.in_thread(lambda: unpack(body, content_type, settings.max_images))
-        else:
-            uploads = unpack(body, content_type, settings.max_images)
+    async def _classify(
+        self, request: web.BaseRequest, servable: Servable, top: int, grow: Callable[[int], None]
+    ) -> web.Response:
+        uploads = await self._uploads(request, grow)
         outcomes = await self._inference.classify(servable, [upload.data for upload in uploads], top)
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
         for answer in answers:
             self._metrics.classified(servable, answer)
         started = time.monotonic()
-        payload = orjson.dumps(_body(servable, uploads, outcomes), option=orjson.OPT_SERIALIZE_NUMPY)
+        payload = orjson.dumps(
+            _body(servable, uploads, outcomes), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        )
         encode = time.monotonic() - started
         self._metrics.encoded(servable, encode)
         headers = {"Content-Type": "application/json", wire.SERVER_TIMING: _timing(answers, encode)}
         return web.Response(body=payload, headers=headers)
 
+    async def _uploads(self, request: web.BaseRequest, grow: Callable[[int], None]) -> list[Upload]:
+        settings = self._settings
+        body = await read_body(request, settings.max_body, settings.body_timeout, grow)
+        content_type = request.headers.get("Content-Type", "")
+        if len(body) <= LONG:
+            return unpack(body, content_type, settings.max_images)
+        return await self._inference.in_thread(lambda: unpack(body, content_type, settings.max_images))
+
 
 def read_query(request: web.BaseRequest) -> Query:
     """The query, checked. Raises BadRequest."""
     asked = request.query
+    twice = next((name for name in ASKED if len(asked.getall(name, [])) > 1), None)
+    if twice is not None:
+        raise BadRequest(f"{twice} is given more than once")
     version, label, top = asked.get("version"), asked.get("label"), asked.get("top", "5")
     if version is not None and not re.fullmatch(r"[0-9]{1,18}", version):
         raise BadRequest(f"version must be a number, not {version[:100]!r}")

@@ -8,17 +8,24 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-from muster.errors import BadRequest
+from muster.errors import BadRequest, ClusterError
 from muster.lifetime import Stop, supervised
-from worker.http_api import Handler, error_response
+from worker.bodies import CHUNK_SIZES
+from worker.chunks import ChunkSizes
+from worker.http_api import SERVER, Handler, error_response
+
+log = logging.getLogger(__name__)
 
 KEEPALIVE = 75.0
 """Seconds that an idle connection is kept; longer than the proxy's pool keeps it, so that the proxy never uses one
 that is just being closed here."""
+LONGEST_HEAD = 64 * 1024
+"""Bytes in which the end of a head is looked for; aiohttp refuses what is much longer."""
 LINGER = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to see the refusal."""
 
@@ -26,35 +33,84 @@ LINGER = 2.0
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     """How long a client may take, in seconds: from the first byte of a request to the end of its head, and to read an
-    answer on; and how often that is looked after."""
+    answer on; how long it may be silent after it came; and how often that is looked after."""
 
     head: float = 15.0
     unread: float = 30.0
+    silent: float = KEEPALIVE
     every: float = 1.0
 
 
 class Connection(web.RequestHandler):
-    """One client's connection. `unfinished` is since when it sends a head, `unread` since when an answer waits."""
+    """One client's connection.
 
-    __slots__ = ("busy", "unfinished", "unread")
+    Since when, if at all: `silent`, it is open and has not said a word; `unfinished`, it sends a head; `unread`, an
+    answer waits for it.
+    """
+
+    __slots__ = ("_busy", "_chunks", "_head", "_opening", "silent", "unfinished", "unread")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.busy = False
+        self.silent: float | None = asyncio.get_running_loop().time()
         self.unfinished: float | None = None
         self.unread: float | None = None
+        self._busy = False
+        self._opening = b""
+        self._head: bytes | None = None
+        self._chunks: ChunkSizes | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
-        if not self.busy and self.unfinished is None:
-            self.unfinished = asyncio.get_running_loop().time()
+        if not self._busy:
+            self.silent = None
+            if self.unfinished is None:
+                self.unfinished = asyncio.get_running_loop().time()
+            self._read_along(data)
+        elif self._chunks is not None:
+            self._chunks.feed(data)
         super().data_received(data)
+
+    def _read_along(self, data: bytes) -> None:
+        """Find where the body of the next request begins, if it is chunked, and how long it says it is."""
+        if self._chunks is not None:
+            self._chunks.feed(data)
+        elif self._head is None and len(self._opening) < LONGEST_HEAD:
+            self._opening += data
+            head, end, body = self._opening.partition(b"\r\n\r\n")
+            if end:
+                self._head, self._opening = head, b""
+                if b"chunked" in head.lower():
+                    self._chunks = ChunkSizes()
+                    self._chunks.feed(body)
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """`request` is going to be answered now."""
+        self._busy, self.unfinished = True, None
+        # The head of a pipelined request may have come while the one before was answered. Then nothing is known of it.
+        line = f"{request.method} {request.raw_path} ".encode(errors="surrogateescape")
+        ours = self._head is not None and self._head.startswith(line) and "Transfer-Encoding" in request.headers
+        if ours and self._chunks is not None:
+            request[CHUNK_SIZES] = self._chunks
+        else:
+            self._chunks = None
+        self._head, self._opening = None, b""
+
+    def end(self, request: web.BaseRequest) -> None:
+        """`request` has its answer. If its body is not all here, the connection will do nothing but close."""
+        self._busy = not request.content.is_eof()
+        self._chunks, self._head, self._opening = None, None, b""
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to what is not HTTP. Nothing is logged: it is the client's mistake, and may be a flood."""
-        response = error_response(BadRequest("this is not a valid HTTP request"))
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            response = error_response(BadRequest("this is not a valid HTTP request"))
+        else:
+            log.error("a request could not be answered", exc_info=exc)
+            response = error_response(ClusterError("the worker made a mistake"))
+        response.headers["Server"] = SERVER
         response.force_close()
         return response
 
@@ -66,8 +122,13 @@ class Connection(web.RequestHandler):
             self.unread = None
         elif self.unread is None:
             self.unread = now
-        return (self.unfinished is not None and now - self.unfinished > deadlines.head) or (
-            self.unread is not None and now - self.unread > deadlines.unread
+        return any(
+            since is not None and now - since > patience
+            for since, patience in (
+                (self.silent, deadlines.silent),
+                (self.unfinished, deadlines.head),
+                (self.unread, deadlines.unread),
+            )
         )
 
 
@@ -95,11 +156,11 @@ class Server(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101  # __call__ makes no others
-        connection.busy, connection.unfinished = True, None
+        connection.begin(request)
         try:
             return await self._doors(request)
         finally:
-            connection.busy = False
+            connection.end(request)
 
 
 @asynccontextmanager
@@ -114,7 +175,7 @@ async def listening(
         auto_decompress=False,
         keepalive_timeout=KEEPALIVE,
         lingering_time=LINGER,
-        logger=logging.getLogger(__name__),
+        logger=log,
     )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
     async with AsyncExitStack() as life:

@@ -28,6 +28,8 @@ def check_head(request: web.BaseRequest) -> None:
         raise Ambiguous("the target of a request must be a path")
     if version == (1, 0) and "Transfer-Encoding" in request.headers:
         raise Ambiguous("HTTP/1.0 has no Transfer-Encoding")
+    if any(coding.lower() != "chunked" for coding in request.headers.getall("Transfer-Encoding", [])):
+        raise Ambiguous("the only Transfer-Encoding that is read here is chunked")
     hosts = request.headers.getall("Host", [])
     if len(hosts) > 1 or (version == (1, 1) and not hosts):
         raise Ambiguous("a request names one Host")

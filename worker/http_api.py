@@ -23,6 +23,8 @@ from worker.state import State
 log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+SERVER = "muster"
+"""What the answers name as their server; aiohttp's own header would tell the versions of everything."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -55,7 +57,7 @@ class HttpApi:
         except Exception:  # a mistake of ours: the operator sees the traceback, the client a sentence
             log.exception("request %s failed", request_id)
             response = error_response(ClusterError("the worker made a mistake", request_id=request_id))
-        response.headers["Server"] = "muster"  # aiohttp's own would name the versions of everything
+        response.headers["Server"] = SERVER
         response.headers[wire.SERVED_BY] = self._state.worker.id
         response.headers[wire.REQUEST_ID] = request_id
         if self._state.draining or not request.content.is_eof():
@@ -94,7 +96,9 @@ class HttpApi:
 def json_response(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """`body` as an answer."""
     return web.Response(
-        body=orjson.dumps(body), status=status, headers={"Content-Type": "application/json", **(headers or {})}
+        body=orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE),
+        status=status,
+        headers={"Content-Type": "application/json", **(headers or {})},
     )
 
 

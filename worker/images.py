@@ -11,6 +11,7 @@ keeps its upper 8 bits, CMYK and palettes become RGB, and moving pictures are re
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -37,7 +38,7 @@ FORMATS: Final = tuple(
 )
 # A JPEG with further pictures inside, as many phones make them, is an "MPO" to Pillow; the first is the photograph.
 PHOTOGRAPHS: Final = (JpegImagePlugin.JpegImageFile.format, MpoImagePlugin.MpoImageFile.format)
-MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"RIFF")
+MAGIC: Final = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|RIFF....WEBP", re.DOTALL)
 ORIENTATION: Final = 0x0112
 UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,9 +51,12 @@ UPRIGHT: Final = {
 }
 SIDEWAYS: Final = (5, 6, 7, 8)
 END_OF_JPEG: Final = b"\xff\xd9"
+END_OF_PNG: Final = b"\0\0\0\0IEND\xaeB`\x82"
 DAMAGED: Final = "the image is damaged or incomplete"
 TAIL: Final = 64 * 1024
-"""Bytes at the end of a file in which the mark of its end is looked for; some programs write notes behind it."""
+"""Bytes at the end of a JPEG in which the mark of its end is looked for; some programs write notes behind it."""
+LONGEST_SIDE: Final = 65_535
+"""Pixels; JPEG and GIF know no longer side. Some decoders need memory by the square of it, whatever the other side."""
 
 # Pillow's own limit warns at one size and raises at twice that; ours is a setting, and every path below checks it.
 Image.MAX_IMAGE_PIXELS = None
@@ -85,16 +89,20 @@ def _guarded(data: bytes, work: Callable[[], T]) -> T:
 def _refusal(data: bytes, error: Exception) -> ClusterError:
     if not data:
         return BadRequest("the image is empty")
-    if data.startswith(MAGIC):
+    if MAGIC.match(data):
         return BadImage(DAMAGED)
     return NotAnImage(f"this is not an image of a kind that is read here ({', '.join(FORMATS)})")
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.format == "PNG" and b"IEND" not in data[-TAIL:]:
-        raise BadImage(DAMAGED)
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        if END_OF_PNG not in data:
+            raise BadImage(DAMAGED)
+        _bring_transparent_colour_to_8_bits(image)
     width, height = image.size
+    if max(width, height) > LONGEST_SIDE:
+        raise TooLarge(f"the image has {width}×{height} pixels; at most {LONGEST_SIDE} on a side are read")
     if width * height > max_pixels:
         raise TooLarge(f"the image has {width}×{height} pixels; at most {max_pixels} are read", max_pixels=max_pixels)
     if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -149,24 +157,44 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _bring_transparent_colour_to_8_bits(image: PngImagePlugin.PngImageFile) -> None:
+    """A PNG names its transparent colour in its own depth; Pillow leaves it so and compares it with 8-bit pixels."""
+    colour, stored = image.info.get("transparency"), image.tile[0].args
+    if isinstance(colour, int) and stored in ("L;2", "L;4"):
+        most = 3 if stored == "L;2" else 15
+        image.info["transparency"] = (colour & most) * 255 // most
+    elif isinstance(colour, tuple) and stored == "RGB;16B":
+        image.info["transparency"] = tuple(part >> 8 for part in colour)
+
+
 def _transparent(image: Image.Image) -> bool:
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
 def _plain(image: Image.Image) -> Image.Image:
     """The decoded image as 8-bit gray ("L") or "RGB", on white where it is transparent."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "I;16":
+        return _upper_bits(image)
     if _transparent(image):
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(image.convert("RGB"), mask=image.getchannel("A"))
+        return ground
     if image.mode == "1":
         return image.convert("L")
     if image.mode in ("L", "RGB"):
         image.load()
         return image
     return image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray, white where it has the colour that is declared to be transparent."""
+    deep = np.asarray(image)
+    pixels = (deep >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        pixels[deep == image.info["transparency"]] = 255
+    return Image.fromarray(pixels)
 
 
 def _middle(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster import wire
-from muster.settings import port, setting, size
+from muster.settings import log_level, port, setting, size
 from worker.models.preprocessing import Hints, Numbers, divisor, numbers, side
 
 
@@ -69,7 +69,7 @@ class WorkerSettings:
 
     drain_delay: float = setting(1.0, "serve on for so long after leaving the registry", unit="seconds")
     drain_timeout: float = setting(10.0, "then wait for running requests at most", unit="seconds")
-    log_level: str = setting("info", "debug, info, warning or error")
+    log_level: str = setting("info", "debug, info, warning or error", parse=log_level)
 
     def __post_init__(self) -> None:
         if self.model is not None and self.graph is not None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 import multipart
 import orjson
@@ -21,7 +22,10 @@ from muster.errors import BadRequest, TooLarge
 
 MOST_FIELDS: Final = 16
 """Fields of a form that are not files: who sends more is not sending pictures."""
-DEEPEST_JSON: Final = 64
+MOST_MARKS: Final = 64
+MOST_MARKS_PER_IMAGE: Final = 4
+"""Brackets, colons and commas in JSON, of which base64 has none. So what is parsed is never deep nor slow to parse."""
+_EXTENDED_NAME: Final = re.compile(r"; *filename\*=([\w-]*)'[\w-]*'([^;\s]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def unpack(body: bytes, content_type: str, most: int) -> list[Upload]:
 
 def _from_form(body: bytes, kind: str, content_type: str, most: int) -> list[Upload]:
     if kind != "multipart/form-data":
-        raise BadRequest(f"{kind} is not read here; send multipart/form-data")
+        raise BadRequest(f"{kind[:100]!r} is not read here; send multipart/form-data")
     try:
         _, options = multipart.parse_options_header(content_type)
         boundary = options.get("boundary", "")
@@ -73,23 +77,36 @@ def _files(body: bytes, boundary: str, most: int) -> Iterator[tuple[str, Upload]
     count = 0
     with parser:
         part: Any = None
-        data = bytearray()
+        data: list[bytes] = []
         for event in parser.parse(body):
             if isinstance(event, multipart.MultipartSegment):
-                part, data = event, bytearray()
+                part, data = event, []
                 if (part.content_type or "").startswith("multipart/"):
                     raise BadRequest("a multipart body inside a multipart body is not read here")
             elif event is not None:
-                data += event
+                data.append(event)
             elif _is_file(part):
                 count = _counted(count + 1, most)
-                yield part.name, Upload(part.filename, bytes(data))
+                yield part.name, Upload(_filename(part), b"".join(data))
+
+
+def _filename(part: Any) -> str | None:
+    """The file's name, also in the form of RFC 2231, in which some clients send names that are not ASCII."""
+    if part.filename is not None:
+        return str(part.filename)
+    extended = _EXTENDED_NAME.search(part["Content-Disposition"])
+    if extended is None:
+        return None
+    charset, name = extended.groups()
+    if charset.lower() not in ("", "utf-8", "iso-8859-1"):
+        raise BadRequest(f"the name of a file is in the charset {charset[:100]!r}; UTF-8 is read here")
+    return unquote(name, charset or "utf-8", "replace")
 
 
 def _is_file(part: Any) -> bool:
     """Does the part bring a file? Texts of a form may have a content type too, and careless clients name no file."""
     kind = part.content_type or ""
-    named = part.filename is not None or part.name == wire.FILE_FIELD
+    named = _filename(part) is not None or part.name == wire.FILE_FIELD
     return named or kind.startswith("image/") or kind == "application/octet-stream"
 
 
@@ -97,8 +114,8 @@ def _from_json(body: bytes, content_type: str, most: int) -> list[Upload]:
     charset = multipart.parse_options_header(content_type)[1].get("charset", "utf-8")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise BadRequest(f"JSON is read as UTF-8 here, not as {charset[:100]!r}")
-    if _depth_exceeds(body, DEEPEST_JSON):
-        raise BadRequest(f"the JSON is nested more than {DEEPEST_JSON} deep")
+    if sum(body.count(mark) for mark in b"[{:,") > MOST_MARKS_PER_IMAGE * most + MOST_MARKS:
+        raise BadRequest('the JSON holds far more than {"instances": [{"b64": "…"}, …]}')
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -118,22 +135,6 @@ def _from_base64(number: int, instance: object) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"instance {number} is not base64") from error
-
-
-def _depth_exceeds(body: bytes, limit: int) -> bool:
-    """Is JSON nested deeper than `limit`? Counted before parsing, because a parser may take such depth hard."""
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False
-    depth = 0
-    for match in re.finditer(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', body, re.DOTALL):
-        token = match.group()
-        if token in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif token in b"]}":
-            depth -= 1
-    return False
 
 
 def _counted(count: int, most: int) -> int:

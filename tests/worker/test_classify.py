@@ -126,6 +126,11 @@ async def test_a_top_that_is_no_number_is_refused(doors: Doors, top: str) -> Non
     refused(await doors.ask(f"{FLOAT}&top={top}", RED), 400, "bad_request", "top must be")
 
 
+@pytest.mark.parametrize("query", ["top=1&top=1", "model=float&model=string", "version=1&version=3", "label=a&label=a"])
+async def test_a_question_that_is_asked_twice_is_refused(doors: Doors, query: str) -> None:
+    refused(await doors.ask(f"/classify?{query}", RED), 400, "bad_request", "more than once")
+
+
 async def test_a_version_can_be_asked_for(doors: Doors) -> None:
     assert best(await doors.ask(f"{FLOAT}&version=3", RED)) == "red"
     refused(await doors.ask(f"{FLOAT}&version=2", RED), 404, "unknown_model", "no version 2")
@@ -197,6 +202,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="data"; filename="x"\r\n'
         ("multipart/form-data; boundary=", PART + b"\r\nx\r\n--b--"),
         ("multipart/form-data; boundary=\xe4", PART),
         (f"multipart/form-data; boundary={'b' * 200}", PART),
+        ("multipart/\xff; boundary=b", PART + b"\r\nx\r\n--b--"),
         ("multipart/mixed; boundary=b", PART + b"\r\nx\r\n--b--"),
         (FORM, b"no part at all"),
         (FORM, b"--b--"),
@@ -219,6 +225,7 @@ async def test_a_malformed_body_is_the_senders_mistake(doors: Doors, kind: str, 
     told = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert 400 <= status < 500, answer
     assert set(told) >= {"error", "code"}
+    assert b"\r\nX-Served-By: worker-1\r\n" in answer  # not the answer to what is not even HTTP
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "GZIP"])
@@ -302,6 +309,8 @@ async def test_a_client_that_goes_while_its_image_waits_costs_no_call() -> None:
         go_on.set()
         assert (await stays).status == 200
         assert doors.inference.waiting(servable) == 0
+        page = (await doors.ask("/metrics")).json
+        assert 'muster_worker_requests_total{model="slow",status="499",version="1"} 1.0' in page.splitlines()
     assert calls == [1]
 
 

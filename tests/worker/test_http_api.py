@@ -74,6 +74,14 @@ async def test_a_method_that_does_not_fit_is_told_which_do(doors: Doors, method:
     assert (answer.status, answer.json["code"], answer.headers["Allow"]) == (405, "method_not_allowed", allow)
 
 
+async def test_json_ends_with_a_newline_because_people_read_it_in_terminals(doors: Doors) -> None:
+    for head in (b"GET /", b"GET /readyz", b"GET /nope", b"POST /classify", b"nonsense"):
+        assert (await doors.raw(head + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).endswith(b"}\n")
+    image = png("red")
+    head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    assert (await doors.raw(head % len(image) + image)).endswith(b"}\n")
+
+
 async def test_head_is_get_without_a_body(doors: Doors) -> None:
     answer = await doors.raw(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -111,6 +119,7 @@ async def test_a_sane_request_id_is_taken_over_and_another_is_made(doors: Doors,
 async def test_a_head_that_is_not_clear_is_refused_in_json_and_the_connection_closed(doors: Doors, head: bytes) -> None:
     answer = await doors.raw(head)
     assert answer.split(b" ")[1] == b"400", answer
+    assert b"\r\nServer: muster\r\n" in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
 
 

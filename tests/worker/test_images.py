@@ -109,6 +109,65 @@ def test_a_transparent_colour_of_a_plain_png_is_white() -> None:
     assert as_tensorflow_sees(data).min() == 255
 
 
+def raw_png(depth: int, kind: int, row: bytes, transparent: bytes) -> bytes:
+    """8 by 8 pixels, all rows alike, of a bit depth and colour type that Pillow does not write."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)),
+        (b"tRNS", transparent),
+        (b"IDAT", zlib.compress((b"\0" + row) * 8)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "same", "other"),
+    [
+        (1, 0, b"\0", b"\0\0", b"\0\1"),
+        (2, 0, b"\x55\x55", b"\0\1", b"\0\2"),
+        (4, 0, b"\x88" * 4, b"\0\x08", b"\0\x07"),
+        (8, 0, b"\x88" * 8, b"\0\x88", b"\0\x08"),
+        (16, 0, b"\x88\x01" * 8, b"\x88\x01", b"\x88\x02"),
+        (8, 2, b"\xc8\0\1" * 8, b"\0\xc8\0\0\0\1", b"\0\xc8\0\0\0\2"),
+        (16, 2, b"\xc8\1\0\0\1\0" * 8, b"\xc8\1\0\0\1\0", b"\xc9\1\0\0\1\0"),
+    ],
+)
+def test_the_transparent_colour_of_a_png_counts_in_every_depth(
+    depth: int, kind: int, row: bytes, same: bytes, other: bytes
+) -> None:
+    for see in (pixels, as_tensorflow_sees):
+        assert see(raw_png(depth, kind, row, same)).min() == 255
+        assert see(raw_png(depth, kind, row, other)).min() < 255
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize("behind", [b"\0", b"x" * 100, bytes(200_000), b"PK\3\4" * 50_000])
+def test_what_stands_behind_a_picture_does_not_matter(kind: str, behind: bytes) -> None:
+    data = encoded(scene(), kind)
+    assert np.array_equal(pixels(data + behind), pixels(data))
+    seen, alone = as_tensorflow_sees(data + behind).astype(int), as_tensorflow_sees(data)
+    assert np.abs(seen - alone).max() <= 3  # Pillow's and TensorFlow's decoders round differently
+
+
+@pytest.mark.parametrize("missing", range(1, 13))
+def test_a_png_without_its_whole_end_is_damaged_for_every_kind_of_model(missing: int) -> None:
+    for see in (pixels, as_tensorflow_sees):
+        with pytest.raises(BadImage, match="damaged or incomplete"):
+            see(PLAIN[:-missing])
+
+
+def test_a_long_row_of_pixels_is_refused_because_its_decoder_may_need_the_square_of_it() -> None:
+    palette, skip_255_rows = bytes(8), b"\0\2\0\xff"
+    header = struct.pack("<IiiHHIIiiII", 40, 50_000_000, 1, 1, 8, 1, len(skip_255_rows), 0, 0, 2, 0)
+    bomb = b"BM" + struct.pack("<IHHI", 66, 0, 0, 62) + header + palette + skip_255_rows
+    with pytest.raises(TooLarge, match="on a side"):
+        to_pixels(bomb, WANTED, 50_000_000)
+    with pytest.raises(TooLarge, match="on a side"):
+        to_encoded(bomb, 50_000_000)
+
+
 def test_what_tensorflow_reads_faithfully_is_not_touched() -> None:
     for data in (VARIANTS["jpeg"], VARIANTS["progressive jpeg"], PLAIN, encoded(scene().convert("L"), "JPEG")):
         assert to_encoded(data, LIMIT) is data
@@ -141,7 +200,8 @@ def test_a_truncated_picture_is_damaged_and_not_half_a_picture(kind: str, share:
 @pytest.mark.parametrize(
     "data",
     [
-        b"hello", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 99,
+        b"hello", b"RIFF\x24\0\0\0WAVEfmt ",
+        b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 99,
         encoded(picture(), "TIFF"), encoded(picture(), "ICO"), encoded(picture(), "PPM"), encoded(picture(), "EPS"),
     ],
 )  # fmt: skip

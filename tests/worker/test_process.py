@@ -129,6 +129,7 @@ def test_on_sigterm_it_says_so_serves_on_for_a_moment_and_ends_soon(worker: Proc
         (["--model", "/does/not/exist"], 1, "there is nothing at /does/not/exist"),
         (["--model", "x", "--graph", "y"], 2, "give one of them"),
         (["--max-body", "much"], 2, "--max-body"),
+        (["--log-level", "loud"], 2, "loud"),
         (["--registry", "carrier-pigeon"], 1, "carrier-pigeon"),
         (["--port", "99999"], 2, "--port"),
         (["--host", "192.0.2.1"], 1, "cannot listen on 192.0.2.1 port 0"),

@@ -1,0 +1,173 @@
+"""How much a client may send, for how long, and how soon it hears that it is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.errors import Overloaded
+from tests.worker.colours import png
+from tests.worker.doors import Doors, open_doors
+from worker.bodies import SMALL, Shelf
+from worker.chunks import LONGEST_SIZE, WATCHED, ChunkSizes
+from worker.classify_api import BODIES
+from worker.connections import Deadlines
+from worker.models.catalogue import Catalogue
+
+CHUNKED = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.fixture
+async def doors(catalogue: Catalogue) -> AsyncIterator[Doors]:
+    async with open_doors(catalogue, max_body=100_000, body_timeout=60.0) as doors:
+        yield doors
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), st.lists(st.integers(0, 500), max_size=8))
+def test_a_body_declares_as_much_as_its_chunks_hold_however_it_arrives(chunks: list[bytes], places: list[int]) -> None:
+    body = b"".join(b"%X;extension\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    sizes = ChunkSizes()
+    for piece in cut(body + b"5\r\nthe next request, not ours", places):
+        sizes.feed(piece)
+    assert sizes.declared == sum(map(len, chunks))
+
+
+@given(st.lists(st.binary(max_size=80), max_size=5))
+def test_nonsense_between_chunks_is_left_to_the_parser(pieces: list[bytes]) -> None:
+    sizes = ChunkSizes()
+    for piece in pieces:
+        sizes.feed(piece)
+    assert sizes.declared >= 0
+
+
+def test_the_alarm_goes_off_once_as_soon_as_a_chunk_declares_too_much_or_has_done_so() -> None:
+    alarms: list[int] = []
+    sizes = ChunkSizes()
+    sizes.when_over(100, lambda: alarms.append(sizes.declared))
+    sizes.feed(b"64\r\n" + b"x" * 100 + b"\r\n")
+    assert alarms == []
+    sizes.feed(b"1\r\n")
+    sizes.feed(b"x\r\n1\r\n")
+    assert alarms == [101]
+    sizes.when_over(100, lambda: alarms.append(0))
+    assert alarms == [101, 0]
+
+
+def test_tiny_chunks_without_end_are_not_counted_for_ever() -> None:
+    sizes = ChunkSizes()
+    sizes.feed(b"1\r\nx\r\n" * (WATCHED + 5))
+    assert sizes.declared == WATCHED
+    sizes = ChunkSizes()
+    for _ in range(1000):
+        sizes.feed(b";" * 100)
+    assert len(sizes._line) <= LONGEST_SIZE
+
+
+@pytest.mark.parametrize("begun", [b"", b"x", b"x" * 300_000])
+@pytest.mark.parametrize("apart", [True, False])
+async def test_a_chunk_that_declares_too_much_is_refused_when_it_begins(
+    doors: Doors, begun: bytes, apart: bool
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+    for piece in (CHUNKED + b"\r\n", b"5\r\nhello\r\n", b"ffffffff\r\n" + begun):
+        writer.write(piece)
+        if apart:
+            await asyncio.sleep(0)
+            await writer.drain()
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
+async def test_chunked_requests_on_one_connection_are_all_answered(doors: Doors) -> None:
+    image = png("blue")
+    one = CHUNKED + b"\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(image), image)
+    last = one.replace(b"Host: x", b"Host: x\r\nConnection: close")
+    answers = await doors.raw(one * 3 + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + one + last)
+    assert answers.count(b"HTTP/1.1 200 ") == 6
+
+
+async def test_a_body_that_breaks_off_its_chunks_after_the_refusal_leaves_no_traceback(
+    doors: Doors, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (b"/nope", b"/classify?model=float&top=0"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+        writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 40")
+            writer.write(b"lloXX\r\nzz\r\n")
+            await reader.read()
+        writer.close()
+    assert caplog.records == []
+
+
+def test_the_memory_for_large_bodies_is_bounded_and_given_back_and_small_ones_always_fit() -> None:
+    shelf = Shelf(1000)
+    with shelf.place() as first:
+        first(SMALL + 600)
+        with shelf.place() as second:
+            second(SMALL + 400)
+            with pytest.raises(Overloaded):
+                second(SMALL + 401)
+        with shelf.place() as third:
+            third(SMALL)
+            third(SMALL + 400)
+    assert repr(shelf) == "<Shelf: 0 of 1000 bytes taken>"
+
+
+async def test_bodies_held_back_by_many_clients_fill_the_memory_no_further_and_shut_small_ones_not_out(
+    catalogue: Catalogue,
+) -> None:
+    small, large = png("red"), png("red") + bytes(2 * SMALL)
+    head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(large)
+    async with open_doors(catalogue, max_body=len(large)) as doors, asyncio.timeout(30):
+        writers = []
+        for _ in range(BODIES * len(large) // (len(large) - SMALL) + 1):
+            _, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+            writer.write(head + large[:-1])
+            await writer.drain()
+            writers.append(writer)
+        while (await doors.ask("/classify?model=float", large)).status != 503:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert (await doors.ask("/classify?model=float", small)).status == 200
+        for writer in writers:
+            writer.close()
+        while (await doors.ask("/classify?model=float", large)).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_a_client_that_never_says_a_word_is_let_go(catalogue: Catalogue) -> None:
+    async with open_doors(catalogue, Deadlines(silent=0.1, every=0.02)) as doors:
+        reader, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: chunked, chunked\r\n"],
+)
+async def test_a_coding_under_the_chunks_is_refused_and_the_connection_closed(doors: Doors, head: bytes) -> None:
+    answer = await doors.raw(b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n1\r\nx\r\n0\r\n\r\n")
+    assert b" 400 " in answer.splitlines()[0]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+
+
+async def test_a_second_content_encoding_hides_nothing(doors: Doors) -> None:
+    head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n"
+    twice = b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n\r\nx"
+    assert (await doors.raw(head + twice)).startswith(b"HTTP/1.1 415 ")
