@@ -16,7 +16,7 @@ from aiohttp import web
 from muster.errors import BadRequest, ClusterError
 from muster.lifetime import Stop, supervised
 from worker.bodies import CHUNK_SIZES
-from worker.chunks import ChunkSizes
+from worker.chunks import Ahead
 from worker.http_api import SERVER, Handler, error_response
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 KEEPALIVE = 75.0
 """Seconds that an idle connection is kept; longer than the proxy's pool keeps it, so that the proxy never uses one
 that is just being closed here."""
-LONGEST_HEAD = 64 * 1024
-"""Bytes in which the end of a head is looked for; aiohttp refuses what is much longer."""
 LINGER = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to see the refusal."""
 
@@ -48,7 +46,7 @@ class Connection(web.RequestHandler):
     answer waits for it.
     """
 
-    __slots__ = ("_busy", "_chunks", "_head", "_opening", "silent", "unfinished", "unread")
+    __slots__ = ("_ahead", "_busy", "silent", "unfinished", "unread")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,9 +54,7 @@ class Connection(web.RequestHandler):
         self.unfinished: float | None = None
         self.unread: float | None = None
         self._busy = False
-        self._opening = b""
-        self._head: bytes | None = None
-        self._chunks: ChunkSizes | None = None
+        self._ahead = Ahead()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -66,40 +62,20 @@ class Connection(web.RequestHandler):
             self.silent = None
             if self.unfinished is None:
                 self.unfinished = asyncio.get_running_loop().time()
-            self._read_along(data)
-        elif self._chunks is not None:
-            self._chunks.feed(data)
+        self._ahead.feed(data)
         super().data_received(data)
-
-    def _read_along(self, data: bytes) -> None:
-        """Find where the body of the next request begins, if it is chunked, and how long it says it is."""
-        if self._chunks is not None:
-            self._chunks.feed(data)
-        elif self._head is None and len(self._opening) < LONGEST_HEAD:
-            self._opening += data
-            head, end, body = self._opening.partition(b"\r\n\r\n")
-            if end:
-                self._head, self._opening = head, b""
-                if b"chunked" in head.lower():
-                    self._chunks = ChunkSizes()
-                    self._chunks.feed(body)
 
     def begin(self, request: web.BaseRequest) -> None:
         """`request` is going to be answered now."""
         self._busy, self.unfinished = True, None
-        # The head of a pipelined request may have come while the one before was answered. Then nothing is known of it.
-        line = f"{request.method} {request.raw_path} ".encode(errors="surrogateescape")
-        ours = self._head is not None and self._head.startswith(line) and "Transfer-Encoding" in request.headers
-        if ours and self._chunks is not None:
-            request[CHUNK_SIZES] = self._chunks
-        else:
-            self._chunks = None
-        self._head, self._opening = None, b""
+        sizes = self._ahead.sizes_of(f"{request.method} {request.raw_path} ".encode(errors="surrogateescape"))
+        if sizes is not None and "Transfer-Encoding" in request.headers:
+            request[CHUNK_SIZES] = sizes
 
     def end(self, request: web.BaseRequest) -> None:
         """`request` has its answer. If its body is not all here, the connection will do nothing but close."""
         self._busy = not request.content.is_eof()
-        self._chunks, self._head, self._opening = None, None, b""
+        self._ahead.clear()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -45,6 +45,8 @@ def find(path: Path) -> list[Found]:
         path = path.parent
     if not path.exists():
         raise ModelProblem(f"there is nothing at {path}")
+    if path.is_file() and _model_file(path) is None:
+        raise ModelProblem(f"{path} is neither a .keras file nor a frozen graph (.pb)")
     models = _model(path, path.stem if path.is_file() else path.name) or _models_in(path)
     if not models:
         raise ModelProblem(

@@ -37,8 +37,10 @@ def _load(model: Found, flags: Hints, labels_file: Path | None, max_batch: int) 
         hints = (read_hints(described) if described else Hints()).overridden_by(flags)
         labels_file = labels_file or model.beside("labels.txt")
         labels = read_labels(labels_file) if labels_file else None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ModelProblem(str(error)) from error
+    except OSError as error:
+        raise ModelProblem(f"cannot read {error.filename}: {error.strerror}") from error
     graph = _graph(model, hints)
     if model.path.suffix == ".pb":
         hints = dataclasses.replace(hints, input=None, output=None)  # they named layers, and are used up
