@@ -91,6 +91,17 @@ async def test_a_chunk_that_declares_too_much_is_refused_when_it_begins(
     writer.close()
 
 
+async def test_a_chunk_that_declares_too_much_is_refused_on_a_used_connection_too(doors: Doors) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"}\n")
+        writer.write(CHUNKED + b"\r\nffffffff\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
 async def test_chunked_requests_on_one_connection_are_all_answered(doors: Doors) -> None:
     image = png("blue")
     one = CHUNKED + b"\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(image), image)
