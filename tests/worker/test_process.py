@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,27 @@ def test_many_clients_at_once_all_get_their_own_answer(worker: Process) -> None:
 
     with httpx.Client(base_url=worker.url, timeout=PATIENCE) as client, ThreadPoolExecutor(16) as pool:
         assert list(pool.map(ask, shown)) == shown
+
+
+def test_it_takes_as_many_connections_as_the_system_lets_it() -> None:
+    program = (
+        "import resource, worker.__main__ as program\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
+        "program._allow_many_connections()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE), hard)"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    soft, hard, hard_before = map(int, out.stdout.split())
+    assert (soft, hard) == (65_536 if hard == -1 else min(hard, 65_536), hard_before)
+
+
+def test_many_clients_that_only_hold_the_line_shut_nobody_out(worker: Process) -> None:
+    port = int(worker.url.rpartition(":")[2])
+    with ExitStack() as held:
+        for _ in range(200):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert httpx.post(worker.url + "/classify", content=colours.png("blue"), timeout=5).status_code == 200
 
 
 def test_nothing_of_tensorflow_is_in_its_log(worker: Process) -> None:
