@@ -158,7 +158,7 @@ def _checked(scores: NDArray[Any], size: int, logits: bool) -> NDArray[np.float3
     rows: NDArray[np.float32] = np.asarray(scores, dtype=np.float32).reshape(size, -1)
     if logits:
         powers = np.exp(rows - rows.max(axis=1, keepdims=True))
-        rows = powers / powers.sum(axis=1, keepdims=True)
+        rows = np.divide(powers, powers.sum(axis=1, keepdims=True), dtype=np.float32)
     if not np.isfinite(rows).all():
         raise ClusterError("the model answered with scores that are not numbers")
     return rows
