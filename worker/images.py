@@ -97,7 +97,7 @@ def _refusal(data: bytes, error: Exception) -> ClusterError:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if isinstance(image, PngImagePlugin.PngImageFile):
-        if END_OF_PNG not in data:
+        if END_OF_PNG not in data or (image.mode == "P" and image.palette is None):
             raise BadImage(DAMAGED)
         _bring_transparent_colour_to_8_bits(image)
     width, height = image.size

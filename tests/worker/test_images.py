@@ -158,6 +158,12 @@ def test_a_png_without_its_whole_end_is_damaged_for_every_kind_of_model(missing:
             see(PLAIN[:-missing])
 
 
+def test_a_png_that_lacks_its_palette_is_damaged() -> None:
+    for see in (pixels, as_tensorflow_sees):
+        with pytest.raises(BadImage, match="damaged or incomplete"):
+            see(raw_png(8, 3, b"\1" * 8, b""))
+
+
 def test_a_long_row_of_pixels_is_refused_because_its_decoder_may_need_the_square_of_it() -> None:
     palette, skip_255_rows = bytes(8), b"\0\2\0\xff"
     header = struct.pack("<IiiHHIIiiII", 40, 50_000_000, 1, 1, 8, 1, len(skip_255_rows), 0, 0, 2, 0)
