@@ -96,19 +96,16 @@ async def test_an_upload_that_has_to_be_sent_again_is_slowed_down_by_a_worker_th
     size, half = 64 * MIB, 2 * MIB
     both = asyncio.Event()
 
-    async def dies(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if ann.seen and bob.seen:
+            both.set()
+            await asyncio.Event().wait()  # the second sleeps
         await reader.readexactly(half - 100_000)
-        writer.transport.abort()
+        writer.transport.abort()  # the first dies
 
-    async def sleeps(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        both.set()
-        await asyncio.Event().wait()
-
-    ann, bob = ScriptedWorker(dies, name="ann"), ScriptedWorker(dies, name="bob")
+    ann, bob = ScriptedWorker(answer, name="ann"), ScriptedWorker(answer, name="bob")
     async with cluster(ann, bob, replay_body=128 * MIB) as proxy, proxy.client() as client:
         client.writer.write(b"POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size + bytes(half))
-        await until(lambda: bool(ann.seen or bob.seen))
-        ann.answer = bob.answer = sleeps
         await asyncio.wait_for(both.wait(), DEADLINE)
         sent = half
         while sent < size:
