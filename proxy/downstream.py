@@ -215,14 +215,15 @@ class ClientConnection(asyncio.Protocol):
                 self.abort()
                 return
         self._commons.stats.refused(error.status)
-        self._transport.write(error_to_client(error, b"", head_only=False, close=True))
+        self.write(error_to_client(error, b"", head_only=False, close=True))
         self._linger()  # also without a body: what cannot be understood need not be all that is coming
 
     # What an exchange calls
 
     def write(self, data: Buffer) -> None:
-        """Send `data` to the client."""
-        self._transport.write(data)
+        """Send `data` to the client, unless it has left and only `connection_lost` is still to come."""
+        if not self._transport.is_closing():  # uvloop raises where asyncio is silent
+            self._transport.write(data)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading. With many requests waiting already, it stays stopped."""
@@ -273,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._commons.stats.refused(error.status)
         head_only = exchange.head.method == b"HEAD"
-        self._transport.write(error_to_client(error, exchange.request_id, head_only=head_only, close=closing))
+        self.write(error_to_client(error, exchange.request_id, head_only=head_only, close=closing))
         if closing:
             self._finish()
         else:

@@ -113,9 +113,9 @@ class Exchange:
             if self._copy_size > READ_HIGH_WATER:
                 self._client.pause(True)  # until there is somebody to send it to
         elif self.tunnel or not self.head.chunked:
-            connection.transport.write(data)
+            connection.send(data)
         else:
-            connection.transport.write(chunk(data))
+            connection.send(chunk(data))
 
     def on_body_end(self) -> None:
         """The request is complete."""
@@ -123,18 +123,14 @@ class Exchange:
         if self.connection is not None:
             self.connection.await_worker()
             if self.head.chunked:
-                self.connection.transport.write(LAST_CHUNK)
+                self.connection.send(LAST_CHUNK)
         if self.complete:
             self._finish()
 
     def on_client_writable(self, writable: bool) -> None:
         """The client does (not) keep up with the answer."""
         if self.connection is not None:
-            if writable:
-                self.connection.await_worker()
-                self.connection.transport.resume_reading()
-            else:
-                self.connection.transport.pause_reading()
+            self.connection.read(writable)
 
     def cancel(self) -> None:
         """The client has gone, or what it sends is no request. The worker sees its connection close and can stop."""
@@ -174,10 +170,10 @@ class Exchange:
         if self.seat is None:  # the client left while the connection came about
             if error is None:
                 task.result().transport.close()
-        elif error is None:
+        elif error is None and not task.result().transport.is_closing():
             self._send(task.result())
         else:
-            log.warning("worker %s: %s", self.seat.worker.id, error)
+            log.warning("worker %s: %s", self.seat.worker.id, error or "it hung up before it was sent anything")
             self._failed(Failure.UNREACHABLE)
 
     def _send(self, connection: UpstreamConnection) -> None:
@@ -251,7 +247,7 @@ class Exchange:
             self._client.write(answer)
             self._client.write(data)
         if self.tunnel and self.connection is not None:
-            self.connection.transport.write(self._client.take_waiting())
+            self.connection.send(self._client.take_waiting())
 
     def _added(self, head: ResponseHead) -> bytes:
         added = b"X-Request-Id: %b\r\n" % self.request_id

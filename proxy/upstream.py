@@ -87,6 +87,21 @@ class UpstreamConnection(asyncio.Protocol):
         """It is the worker's turn from now on: what came before does not count as its silence."""
         self.last_active = self.loop.time()
 
+    def send(self, data: Buffer) -> None:
+        """Write more of the request, unless the connection is lost and only `on_failure` is still to come."""
+        if not self.transport.is_closing():  # uvloop raises where asyncio is silent
+            self.transport.write(data)
+
+    def read(self, reading: bool) -> None:
+        """Go on or stop reading the answer."""
+        if self.transport.is_closing():
+            return
+        if reading:
+            self.await_worker()
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
     def drop(self, *, flush: bool = False) -> None:
         """Close for a caller who wants to hear no more, so that the worker sees it; `flush`: after what was written."""
         self._caller = None

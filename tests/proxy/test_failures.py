@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections import Counter
 
@@ -233,3 +235,24 @@ async def test_a_client_that_leaves_while_a_connection_is_made_leaves_nothing_be
         assert isinstance(workers, list)
         assert workers[0]["in_flight"] == 0
         assert (await proxy.ask(post(b"x"))).status == 200
+
+
+async def test_a_worker_that_hangs_up_at_once_leaves_no_request_hanging() -> None:
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        writer.write(response(b"fine", headers=b"Connection: close\r\n"))
+
+    worker = ScriptedWorker(answer)
+    async with cluster(worker, rest=0.001, rest_longest=0.001) as proxy:
+        await proxy.ask(get())
+        await worker.stop()
+        server = await asyncio.start_server(lambda _, writer: hang_up(writer), "127.0.0.1", worker.port)
+        for _ in range(50):
+            assert (await proxy.ask(get())).status == 502
+        server.close()
+
+
+def hang_up(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    writer.transport.abort()

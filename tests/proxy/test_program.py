@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +17,7 @@ import pytest
 from tests.consul_agent import free_ports
 from tests.proxy.harness import (
     DEADLINE,
+    Client,
     RunningProxy,
     ScriptedWorker,
     Seen,
@@ -162,3 +164,30 @@ async def test_connections_to_workers_are_used_again_and_not_multiplied() -> Non
         workers = got.json["workers"]
         assert isinstance(workers, list)
         assert (workers[0]["in_flight"], workers[0]["picks"]) == (0, 5000)
+
+
+async def test_clients_that_reset_their_connection_as_the_answer_comes_leave_no_traceback() -> None:
+    clients: dict[bytes, Client] = {}
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        if seen.body in clients:
+            clients.pop(seen.body).close()
+        writer.write(response(b"too late"))
+
+    async def come_and_go(proxy: RunningProxy, name: bytes) -> None:
+        client = clients[name] = await proxy.connect()
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.write(post(name) + get() * 20)
+        await until(lambda: name not in clients)
+
+    async with running(ScriptedWorker(answer)) as registry, program("--registry", registry) as (process, proxy):
+        assert (await proxy.ask(get())).status == 200
+        for turn in range(20):
+            await asyncio.gather(*(come_and_go(proxy, b"%d of %d" % (number, turn)) for number in range(40)))
+        assert (await proxy.ask(get())).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        said = await asyncio.wait_for(process.stderr.read(), DEADLINE)
+    assert b"Traceback" not in said
