@@ -76,7 +76,7 @@ class ConsulWatch:
             if reading.workers != known:
                 known = reading.workers
                 version += 1
-                yield Snapshot(version, known)
+                yield Snapshot(version, known, reading.withdrawn)
 
     async def _ask(self, *, stale: bool) -> Answer:
         where = self._http.settings.where

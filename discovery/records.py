@@ -102,9 +102,11 @@ def _check_health(check: object) -> Health:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """What one answer of Consul says: the workers that are fit to serve, and a sentence for each useless record."""
+    """What one answer of Consul says: the workers that are fit to serve, the ids of those in maintenance, and a
+    sentence for each useless record."""
 
     workers: tuple[Worker, ...]
+    withdrawn: frozenset[str] = frozenset()
     complaints: tuple[str, ...] = ()
 
 
@@ -112,22 +114,25 @@ def read(answer: object) -> Reading:
     """The parsed JSON of `/v1/health/service/NAME`. Raises ValueError if it is not a list of records at all."""
     if not isinstance(answer, list):
         raise ValueError("the registry's answer is not a list")  # noqa: TRY004  # bad data, not a bad call
-    workers, complaints = [], []
+    workers, withdrawn, complaints = [], set(), []
     for entry in answer:
         try:
-            worker = _worker(entry)
+            service = _member(entry, "Service", Mapping)
+            state = health(_member(entry, "Checks", list))
+            worker = _worker(entry, service, state)
         except ValueError as error:
             complaints.append(str(error))
-        else:
-            if worker is not None:
-                workers.append(worker)
-    return Reading(in_order(workers), tuple(sorted(complaints)))
+            continue
+        if worker is not None:
+            workers.append(worker)
+        elif state is Health.MAINTENANCE:
+            withdrawn.add(str(service.get("ID")))
+    return Reading(in_order(workers), frozenset(withdrawn), tuple(sorted(complaints)))
 
 
-def _worker(entry: object) -> Worker | None:
+def _worker(entry: object, service: Mapping[str, Any], state: Health) -> Worker | None:
     """None if it is not fit to serve at the moment."""
-    service = _member(entry, "Service", Mapping)
-    weight = _weight(service, health(_member(entry, "Checks", list)))
+    weight = _weight(service, state)
     if weight == 0:
         return None
     tags, meta = service.get("Tags"), service.get("Meta")

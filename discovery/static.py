@@ -1,9 +1,6 @@
 """A registry that is a fixed list of addresses: who is alive is found out by asking them.
 
-Any server can be on the list, TensorFlow Serving's own too: whatever answers `GET /readyz` with anything but a server
-error is fit to serve. A worker of ours says 503 there while it drains, and otherwise tells who it is; where it can be
-reached is never its to tell, that is what the list is for. Nobody can announce here: a worker of a static cluster
-stands in somebody's list already.
+Nobody can announce here: a worker of a static cluster stands in somebody's list already.
 """
 
 from __future__ import annotations
@@ -15,19 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
-import orjson
-
-from discovery.bodies import read_at_most
-from discovery.endpoints import join
+from discovery.probe import Probe, probing
 from discovery.registry import Listing
-from discovery.worker_json import from_json, in_order
-from muster import wire
+from discovery.worker_json import in_order
 from muster.values import Snapshot, Worker
 
 log = logging.getLogger(__name__)
-
-_MAX_ANSWER = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +31,10 @@ class Probing:
 class StaticRegistry:
     """Made by `static_registry`; its connections are open as long as that block."""
 
-    def __init__(self, places: Sequence[tuple[str, int]], session: aiohttp.ClientSession, probing: Probing) -> None:
+    def __init__(self, places: Sequence[tuple[str, int]], probe: Probe, every: float) -> None:
         self._places = places
-        self._session = session
-        self._probing = probing
+        self._probe = probe
+        self._every = every
         self._heard_at: float | None = None
 
     @asynccontextmanager
@@ -61,8 +51,8 @@ class StaticRegistry:
         version = 0
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + self._probing.every
-            found = await asyncio.gather(*(self._probe(host, port) for host, port in self._places))
+            due = loop.time() + self._every
+            found = await asyncio.gather(*(self._probe.ask(host, port) for host, port in self._places))
             self._heard_at = time.monotonic()
             workers = in_order(worker for worker in found if worker is not None)
             if workers != known:
@@ -76,20 +66,6 @@ class StaticRegistry:
         """Seconds since the last round of questions ended."""
         return None if self._heard_at is None else time.monotonic() - self._heard_at
 
-    async def _probe(self, host: str, port: int) -> Worker | None:
-        """The worker there, None if there is none that could serve."""
-        address = join(host, port)
-        try:
-            async with self._session.get(f"http://{address}{wire.READYZ}", allow_redirects=False) as answer:
-                if answer.status >= 500:
-                    return None
-                told = orjson.loads(await read_at_most(answer, _MAX_ANSWER))["worker"]
-                return from_json({**told, "host": host, "port": port})
-        except (aiohttp.ClientError, OSError):
-            return None
-        except (ValueError, TypeError, KeyError, OverflowError):  # it serves, and does not say who it is
-            return Worker(id=address, host=host, port=port)
-
 
 class _Unlisted:
     async def withdraw(self, reason: str) -> None:
@@ -99,10 +75,8 @@ class _Unlisted:
 @asynccontextmanager
 async def static_registry(
     places: Sequence[tuple[str, int]],
-    probing: Probing = Probing(),
+    rhythm: Probing = Probing(),
 ) -> AsyncIterator[StaticRegistry]:
     """The registry of the workers at `places`, pairs of host and port."""
-    async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=probing.timeout), cookie_jar=aiohttp.DummyCookieJar()
-    ) as session:
-        yield StaticRegistry(places, session, probing)
+    async with probing(rhythm.timeout) as probe:
+        yield StaticRegistry(places, probe, rhythm.every)

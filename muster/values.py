@@ -50,3 +50,5 @@ class Snapshot:
 
     version: int
     workers: tuple[Worker, ...] = ()
+    withdrawn: frozenset[str] = frozenset()
+    """Ids of workers that are still there and asked for nothing new: they are missing above on purpose."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from muster.values import Snapshot
 from proxy.rewrite import RequestIds
 from proxy.roster import Roster
 from proxy.settings import ProxySettings
@@ -31,3 +32,8 @@ class Commons:
     """Clients' connections that are open."""
     draining: bool = False
     """The proxy is about to stop: no connection is kept after its answer."""
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Go by a new snapshot of the workers."""
+        for gone in self.roster.apply(snapshot):
+            self.pool.forget(gone.id)

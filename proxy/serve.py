@@ -7,14 +7,16 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
 from discovery.addresses import open_registry
+from discovery.probe import probing
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
 from proxy.commons import Commons
+from proxy.doubt import Doubt
 from proxy.heads import MAX_HEADERS
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
@@ -61,33 +63,46 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
         api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, runner.server)
         relay = Relay(commons)
 
+        probe = await life.enter_async_context(probing(settings.connect_timeout))
+        doubt = Doubt(commons.adopt, probe.ask)
+        server = await life.enter_async_context(_bound(relay, commons))
         first = asyncio.Event()
-        await life.enter_async_context(supervised("the watch", _follow(registry, commons, first), stop))
+        await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
+        await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_SNAPSHOT):
-                await first.wait()
-        await life.enter_async_context(_listening(relay, commons))
+        await _either(first, stop)
+        if not stop.requested:
+            await server.start_serving()
+            for sock in server.sockets:
+                log.info("listening on %s:%d", *sock.getsockname()[:2])
         await stop.wait()
 
 
-async def _follow(registry: Registry, commons: Commons, first: asyncio.Event) -> None:
+async def _follow(registry: Registry, doubt: Doubt, first: asyncio.Event) -> None:
     async for snapshot in registry.watch():
-        for gone in commons.roster.apply(snapshot):
-            commons.pool.forget(gone.id)
+        doubt.apply(snapshot)
         first.set()
 
 
+async def _either(first: asyncio.Event, stop: Stop) -> None:
+    """Wait for the first snapshot, but not for ever, and not if the end comes before."""
+    log.info("waiting for the registry's first word, %g seconds at most", FIRST_SNAPSHOT)
+    waits = {asyncio.ensure_future(first.wait()), asyncio.ensure_future(stop.wait())}
+    await asyncio.wait(waits, timeout=FIRST_SNAPSHOT, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)  # why it ends is for whoever waits for that
+
+
 @asynccontextmanager
-async def _listening(relay: Relay, commons: Commons) -> AsyncIterator[None]:
+async def _bound(relay: Relay, commons: Commons) -> AsyncIterator[asyncio.Server]:
+    """The port is ours from the beginning, so that one that is taken is found out at once; it opens later."""
     settings = commons.settings
     server = await commons.loop.create_server(
-        relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024
+        relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024, start_serving=False
     )
-    for sock in server.sockets:
-        log.info("listening on %s:%d", *sock.getsockname()[:2])
     try:
-        yield
+        yield server
     finally:
         server.close()
         await relay.drain()
