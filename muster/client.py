@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -230,6 +231,9 @@ def _reply(response: httpx.Response, content: bytes) -> Reply:
 
 
 def _lost(error: httpx.RequestError) -> Lost:
+    met = getattr(error.__cause__, "args", ())  # httpx wraps an error of httpcore, which wraps what it met itself
+    if any(isinstance(each, ssl.SSLError) for each in met):
+        return Lost.NO_TLS
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
         return Lost.UNREACHABLE
     return Lost.LATE if isinstance(error, httpx.TimeoutException) else Lost.BROKEN

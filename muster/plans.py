@@ -90,6 +90,7 @@ class Lost(Enum):
     UNREACHABLE = auto()
     BROKEN = auto()
     LATE = auto()
+    NO_TLS = auto()
 
 
 Step = Send | Pause
@@ -137,8 +138,14 @@ class Planner:
         self, uploads: Sequence[Upload], query: Mapping[str, str], *, p2p: bool
     ) -> Plan[list[Classification | ClusterError]]:
         """One outcome per upload, in order: what was seen, or what is wrong with that very image."""
-        if not uploads:
-            return []
+        # Alone, an empty image would be a request without a body, which says nothing about images.
+        sent = [upload for upload in uploads if upload.content]
+        outcomes = iter((yield from self._outcomes(sent, query, p2p)) if sent else ())
+        return [next(outcomes) if upload.content else BadImage("the image is empty") for upload in uploads]
+
+    def _outcomes(
+        self, uploads: Sequence[Upload], query: Mapping[str, str], p2p: bool
+    ) -> Plan[list[Classification | ClusterError]]:
         try:
             reply = yield from self._persist(Ask(CLASSIFY, query, uploads), p2p)
         except (BadImage, NotAnImage, TooLarge) as error:
@@ -187,6 +194,10 @@ class Planner:
                 raise answers.explained(status, body, headers.get("Retry-After"))
             case Lost.LATE:
                 raise WorkerTimeout(f"{server} did not answer within {self._timeout:g} seconds")
+            case Lost.NO_TLS:
+                raise UnexpectedAnswer(
+                    f"no TLS with {server}: it is served as http://, or its certificate is not trusted here", status=502
+                )
             case Lost.BROKEN:
                 effort.broken += 1
                 kind = ConnectionFailed if effort.broken == 1 else WorkerBroke

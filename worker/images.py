@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from muster.errors import BadImage, BadRequest, ClusterError, NotAnImage, TooLarge
+from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
 from worker.models.preprocessing import Pixels
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def _guarded(data: bytes, work: Callable[[], T]) -> T:
 
 def _refusal(data: bytes, error: Exception) -> ClusterError:
     if not data:
-        return BadRequest("the image is empty")
+        return BadImage("the image is empty")
     if MAGIC.match(data):
         return BadImage(DAMAGED)
     return NotAnImage(f"this is not an image of a kind that is read here ({', '.join(FORMATS)})")

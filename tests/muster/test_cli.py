@@ -92,6 +92,14 @@ async def test_a_file_that_cannot_be_read_is_one_sentence_and_the_others_are_ans
     assert ran == Ran(1, f"{picture}: 7  0.9000\n", "muster: missing.png: No such file or directory\n")
 
 
+async def test_an_empty_file_is_one_sentence_and_the_others_are_answered(picture: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    async with serving(classify=answering(SEVEN)) as url:
+        ran = await muster("classify", empty, picture, "--proxy", url)
+    assert ran == Ran(1, f"{picture}: 7  0.9000\n", f"muster: {empty}: the image is empty\n")
+
+
 async def test_p2p_model_and_top_reach_the_worker(picture: Path) -> None:
     queries = []
 
@@ -117,6 +125,13 @@ async def test_a_proxy_that_is_not_there_is_one_sentence(picture: Path) -> None:
     with nobody_there() as address:
         ran = await muster("classify", picture, "--proxy", address)
     assert ran == Ran(1, "", f"muster: nothing answers at http://{address}\n")
+
+
+async def test_a_proxy_that_answers_but_not_with_tls_is_told_from_one_that_is_not_there(picture: Path) -> None:
+    async with serving(classify=answering(SEVEN)) as url:
+        ran = await muster("classify", picture, "--proxy", url.replace("http://", "https://"))
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("muster: no TLS with https://127.0.0.1:")
 
 
 async def test_a_proxy_without_workers_is_one_sentence(picture: Path) -> None:

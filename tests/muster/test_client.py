@@ -97,6 +97,23 @@ async def test_several_images_go_in_one_form_with_their_names(client_of: Any, tm
     assert isinstance(bad, BadImage)
 
 
+async def test_an_empty_image_is_refused_by_itself_and_does_not_keep_the_others_from_being_answered(
+    client_of: Any,
+) -> None:
+    async with serving(classify=answering(SEVEN)) as url, client_of(url) as client:
+        with pytest.raises(BadImage, match="the image is empty"):
+            await client.classify(b"")
+        first, second, third = await client.classify_many([b"", b"x", b""])
+    assert second.best.label == "7"
+    assert [str(first), str(third)] == ["the image is empty"] * 2
+
+
+async def test_a_server_that_speaks_no_tls_is_told_from_one_that_is_not_there(client_of: Any) -> None:
+    async with serving(classify=answering(SEVEN)) as url, client_of(url.replace("http:", "https:")) as client:
+        with pytest.raises(UnexpectedAnswer, match=r"no TLS with https://.*http://"):
+            await client.classify(b"x")
+
+
 async def test_p2p_sends_the_image_to_the_worker_that_the_proxy_named(client_of: Any) -> None:
     accepted = []
 

@@ -156,7 +156,7 @@ async def test_among_several_models_one_must_be_named(doors: Doors) -> None:
         (b"", 400, "bad_request", "curl -F data=@"),
         ({"comment": "no file"}, 400, "bad_request", "holds no file"),
         ([("data", RED), ("mask", RED)], 400, "bad_request", "not 'mask'"),
-        ([("data", b"")], 400, "bad_request", "image is empty"),
+        ([("data", b"")], 400, "bad_image", "image is empty"),
         ([("data", RED)] * 5, 413, "too_large", "at most 4 images"),
         (b"hello", 415, "not_an_image", "JPEG, PNG"),
         (BLUE[:60], 400, "bad_image", "damaged"),

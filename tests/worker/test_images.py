@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from muster.errors import BadImage, BadRequest, ClusterError, NotAnImage, TooLarge
+from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
 from tests.worker.colours import encoded, picture, png
 from worker.images import to_encoded, to_pixels
 from worker.models.preprocessing import FILTERS, Pixels
@@ -217,7 +217,7 @@ def test_other_files_are_not_images_whatever_pillow_could_do_with_them(data: byt
 
 
 def test_an_empty_file_says_so() -> None:
-    with pytest.raises(BadRequest, match="empty"):
+    with pytest.raises(BadImage, match="empty"):
         pixels(b"")
 
 
