@@ -67,7 +67,8 @@ class WorkerSettings:
     batch_wait: float = setting(0.0, "longest an image waits for company while a runner is free", unit="seconds")
     queue: int = setting(256, "most images in this worker at once; more are refused", parse=_at_least_one)
 
-    drain_delay: float = setting(1.0, "serve on for so long after leaving the registry", unit="seconds")
+    # The default outlasts the time for which the proxy calls a worker's address good.
+    drain_delay: float = setting(1.5, "serve on for so long after leaving the registry", unit="seconds")
     drain_timeout: float = setting(10.0, "then wait for running requests at most", unit="seconds")
     log_level: str = setting("info", "debug, info, warning or error", parse=log_level)
 

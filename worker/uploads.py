@@ -1,7 +1,8 @@
 """From a request's body to the files in it. Pure: bytes and a content type in, `Upload`s or a `ClusterError` out.
 
 Three ways to send images: multipart/form-data (`curl -F data=@image.jpg`), JSON (`{"instances": [{"b64": …}]}`), and
-the image itself as the body, under any other type: what the data is decides, not what it is called.
+the image itself as the body. A form must be called one, for its type names its boundary. Otherwise what the data is
+decides, not what it is called: no image begins like a JSON object, and `curl -d` calls JSON a form of another kind.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import orjson
 from muster import wire
 from muster.errors import BadRequest, TooLarge
 
+JSON_OBJECT: Final = re.compile(rb"[ \t\r\n]*\{")
 MOST_FIELDS: Final = 16
 """Fields of a form that are not files: who sends more is not sending pictures."""
 MOST_MARKS: Final = 64
@@ -43,7 +45,7 @@ def unpack(body: bytes, content_type: str, most: int) -> list[Upload]:
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         return _from_form(body, kind, content_type, most)
-    if kind == "application/json":
+    if kind == "application/json" or JSON_OBJECT.match(body):
         return _from_json(body, content_type, most)
     return [Upload(None, body)]
 

@@ -97,6 +97,18 @@ async def test_json_carries_images_in_base64(doors: Doors) -> None:
     assert [result["predictions"][0]["label"] for result in answer.json["results"]] == ["red", "blue"]
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "image/png"])
+async def test_json_is_json_whatever_it_is_called(doors: Doors, kind: str) -> None:
+    body = ' \r\n{"instances": [{"b64": "' + base64.b64encode(BLUE).decode() + '"}]}'
+    assert best(await doors.ask(FLOAT, body, headers={"Content-Type": kind})) == "blue"
+
+
+@pytest.mark.parametrize("body", [b"data=hello", b"[1, 2]", b' "{"'])
+async def test_what_is_neither_json_nor_an_image_is_not_guessed_at(doors: Doors, body: bytes) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused(await doors.ask(FLOAT, body, headers=headers), 415, "not_an_image", "JPEG, PNG")
+
+
 async def test_several_images_are_answered_in_order_and_a_bad_one_alone_fails(doors: Doors) -> None:
     answer = await doors.ask(FLOAT, form(("data", RED), ("data", b"nonsense"), ("data", BLUE[:60]), ("data", BLUE)))
     assert answer.status == 200

@@ -58,6 +58,8 @@ def test_what_is_not_there_is_named_and_what_is_there_is_listed(catalogue: Catal
     with pytest.raises(UnknownModel, match="'cats'") as caught:
         catalogue.look_up("cats")
     assert "float" in caught.value.details["models"]
+    with pytest.raises(UnknownModel, match="is empty"):
+        catalogue.look_up("")
     with pytest.raises(UnknownModel, match="label 'stable'"):
         catalogue.look_up("float", label="stable")
     with pytest.raises(BadRequest, match=r"\?model=NAME"):

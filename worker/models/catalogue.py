@@ -35,7 +35,8 @@ class Catalogue:
         name = name if name is not None else self._default()
         versions = self._models.get(name)
         if versions is None:
-            raise UnknownModel(f"there is no model {name!r}", models=list(self.names))
+            sentence = f"there is no model {name!r}" if name else "the name of the model is empty"
+            raise UnknownModel(sentence, models=list(self.names))
         if label is not None:
             raise UnknownModel(f"no version of the model {name!r} has the label {label!r}", models=list(self.names))
         if version is None:
