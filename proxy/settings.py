@@ -18,7 +18,7 @@ class ProxySettings:
                                       "static://HOST:PORT,HOST:PORT")  # fmt: skip
     service: str = setting(SERVICE, "name of the service in Consul")
     p2p: bool = setting(True, "hand out workers' addresses on / and redirect /p2p/ to them")
-    p2p_ttl: float = setting(1.0, "how long a client may keep a worker's address; shorter than the workers' drain delay",
+    p2p_ttl: float = setting(1.0, "how long a client may keep a worker's address; less than the workers' drain delay",
                              unit="seconds")  # fmt: skip
     max_head: int = setting(16384, "largest head of a request or response", unit="bytes", parse=size)
     max_body: int = setting(4 * 2**30, "largest body of a request", unit="bytes", parse=size)
