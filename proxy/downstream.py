@@ -93,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._commons.connections -= 1
         self._on_closed(self)
+        self._buffer = b""  # what still waited its turn will have none
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()

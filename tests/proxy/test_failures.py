@@ -13,6 +13,7 @@ import pytest
 
 from tests.proxy.harness import (
     Answer,
+    Client,
     RunningProxy,
     ScriptedWorker,
     Seen,
@@ -256,3 +257,25 @@ def hang_up(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
     writer.transport.abort()
+
+
+async def test_a_request_that_waited_behind_another_is_not_begun_for_a_client_that_left() -> None:
+    clients: dict[bytes, Client] = {}
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        if seen.body in clients:
+            hang_up(clients.pop(seen.body).writer)
+        writer.write(response(b"too late"))
+
+    async with cluster(ScriptedWorker(answer)) as proxy:
+        for turn in range(20):
+            for number in range(20):
+                name = b"%d of %d" % (number, turn)
+                client = clients[name] = await proxy.connect()
+                client.writer.write(post(name) + get() + post(b"never complete")[:-1])
+            await until(lambda: not clients)
+        await asyncio.sleep(0.1)
+        workers = (await proxy.ask(get(b"/workers"))).json["workers"]
+        assert isinstance(workers, list)
+        assert workers[0]["in_flight"] == 0
