@@ -31,6 +31,7 @@ from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
+from worker.models.finding import find
 from worker.settings import WorkerSettings
 from worker.state import State
 
@@ -79,10 +80,11 @@ def _introduction(settings: WorkerSettings, listens: tuple[str, int]) -> Worker:
 
 
 def _load(settings: WorkerSettings) -> Catalogue:
-    from worker.models.loading import load_catalogue  # here, for it takes seconds: TensorFlow comes with it
+    models = find(settings.path)
+    from worker.models.loading import load_catalogue  # only now, for it takes seconds: TensorFlow comes with it
 
     labels = None if settings.labels is None else Path(settings.labels)
-    return load_catalogue(settings.path, settings.hints, labels, settings.max_batch)
+    return load_catalogue(models, settings.hints, labels, settings.max_batch)
 
 
 async def _unless_stopped(stop: Stop, work: Callable[[], T]) -> T | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from muster.errors import BadImage, BadRequest, UnknownModel
 from tests.worker import colours
 from worker import images
 from worker.models.catalogue import Catalogue
+from worker.models.finding import find
 from worker.models.loading import load_catalogue
 from worker.models.preprocessing import Hints, Pixels
 from worker.models.servable import ModelProblem, Servable
@@ -22,7 +25,7 @@ NO_HINTS = Hints()
 
 
 def load(path: Path, hints: Hints = NO_HINTS, labels: Path | None = None) -> Servable:
-    return load_catalogue(path, hints, labels, max_batch=4).look_up()
+    return load_catalogue(find(path), hints, labels, max_batch=4).look_up()
 
 
 def items(servable: Servable, *pictures: bytes) -> list[Any]:
@@ -105,7 +108,12 @@ def test_labels_given_by_flag_win_over_those_beside_the_model(models: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("labels", "sentence"), [("a\nb\n", "3 outputs, but its labels are 2"), ("\n", "no labels"), (None, "No such file")]
+    ("labels", "sentence"),
+    [
+        ("a\nb\n", r"3 outputs, but its labels in \S+/labels\.txt are 2"),
+        ("\n", r"labels\.txt holds no labels"),
+        (None, r"cannot read \S+/labels\.txt: No such file"),
+    ],
 )
 def test_labels_that_do_not_fit_are_refused(models: Path, tmp_path: Path, labels: str | None, sentence: str) -> None:
     file = tmp_path / "labels.txt"
@@ -127,14 +135,41 @@ def test_no_model_at_the_path_says_what_was_expected(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["1/saved_model.pb", "model.keras", "graph.pb"])
-def test_a_damaged_model_file_is_one_sentence(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("1/saved_model.pb", r"/model/1 cannot be loaded: its saved_model\.pb is damaged$"),
+        ("model.keras", r"/model/model\.keras is not a Keras model, or only a part of one"),
+        ("graph.pb", r"/model/graph\.pb is not a frozen TensorFlow graph"),
+    ],
+)
+def test_a_damaged_model_file_is_one_sentence(tmp_path: Path, file: str, sentence: str) -> None:
     path = tmp_path / "model" / file
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a model\xff")
-    with pytest.raises(ModelProblem, match=r"cannot be loaded|not a frozen") as caught:
+    with pytest.raises(ModelProblem, match=sentence) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "size", "sentence"),
+    [
+        ("tf1/1/saved_model.pb", 0, "holds no graph with the tag 'serve'$"),
+        ("tf1/1/saved_model.pb", 100, "its saved_model.pb is damaged$"),
+        ("tf1/1/variables/variables.index", 30, "its variables are damaged$"),
+        ("tf1/1/variables/variables.data-00000-of-00001", 1, "its variables are damaged$"),
+        ("keras/7/model.keras", 1000, "model.keras is not a Keras model, or only a part of one"),
+    ],
+)
+def test_a_model_that_was_copied_in_part_is_one_sentence(
+    models: Path, tmp_path: Path, file: str, size: int, sentence: str
+) -> None:
+    name = Path(file).parts[0]
+    shutil.copytree(models / name, tmp_path / name)
+    os.truncate(tmp_path / file, size)
+    with pytest.raises(ModelProblem, match=sentence):
+        load(tmp_path)
 
 
 def test_a_model_that_takes_no_images_is_refused(tmp_path: Path) -> None:

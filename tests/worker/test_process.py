@@ -150,6 +150,7 @@ def test_on_sigterm_it_says_so_serves_on_for_a_moment_and_ends_soon(worker: Proc
     [
         (["--model", "/does/not/exist"], 1, "there is nothing at /does/not/exist"),
         (["--model", __file__], 1, "is neither a .keras file nor a frozen graph"),
+        (["--graph", __file__], 1, "is neither a .keras file nor a frozen graph"),
         (["--model", "x", "--graph", "y"], 2, "give one of them"),
         (["--max-body", "much"], 2, "--max-body"),
         (["--log-level", "loud"], 2, "loud"),
@@ -184,3 +185,10 @@ def test_it_is_alive_while_it_loads_and_ends_at_once_if_it_must(models: Path, tm
     assert process.end() == 0
     assert time.monotonic() - began < 5
     assert "is ready" not in process.log
+
+
+def test_that_there_is_no_model_is_known_before_tensorflow_is_loaded(tmp_path: Path) -> None:
+    process = Process(tmp_path / "log", "--model", tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert process.popen.wait(PATIENCE) == 1
+    assert "there is no model in" in process.log
+    assert "tensorflow" not in process.log  # that variable makes Python list every import there

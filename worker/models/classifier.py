@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from muster.errors import BadImage, ClusterError
 from worker.models.graph import Graph, Refused, Run
-from worker.models.labels import class_numbers
+from worker.models.labels import Labels, class_numbers
 from worker.models.preprocessing import Hints, Pixels
 from worker.models.savedmodel import first_line
 from worker.models.servable import Encoded, Item, ModelProblem, Servable, Signature, Tensor
@@ -29,7 +29,7 @@ INTEGERS = ("uint8", "int32", "int64")
 
 
 def image_classifier(
-    name: str, version: int, graph: Graph, hints: Hints, labels: tuple[str, ...] | None, max_batch: int
+    name: str, version: int, graph: Graph, hints: Hints, labels: Labels | None, max_batch: int
 ) -> Servable:
     """A warm `Servable` made of `graph`. Raises ModelProblem."""
     what = f"the model {name!r}"
@@ -41,10 +41,11 @@ def image_classifier(
     run = _runner(graph.function([taken], [given]), taken, sizes, hints)
     scores = warm_up(what, run, sample(wanted), sizes)
     classes = scores.shape[1]
-    if labels is not None and len(labels) != classes:
-        raise ModelProblem(f"{what} has {classes} outputs, but its labels are {len(labels)}")
+    if labels is not None and len(labels.names) != classes:
+        raise ModelProblem(f"{what} has {classes} outputs, but its labels in {labels.file} are {len(labels.names)}")
+    names = class_numbers(classes) if labels is None else labels.names
     log.info("%s version %d is loaded and warm: %s, %d classes", what, version, _describe(wanted), classes)
-    return Servable(name, version, wanted, labels or class_numbers(classes), sizes, run)
+    return Servable(name, version, wanted, names, sizes, run)
 
 
 def _signature(what: str, signatures: Mapping[str, Signature], hints: Hints) -> Signature:

@@ -7,6 +7,7 @@ milliseconds a call.
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from pathlib import Path
 
 from worker.models.graph import Graph
@@ -17,6 +18,8 @@ from worker.models.tensorflow_quietly import tf
 
 def load_keras_file(file: Path) -> Graph:
     """The graph of the model in `file`. Raises ModelProblem."""
+    if not zipfile.is_zipfile(file):  # Keras would say that there is no such file
+        raise ModelProblem(f"{file} is not a Keras model, or only a part of one: a .keras file is a zip archive")
     with tempfile.TemporaryDirectory(prefix="muster-keras-") as exported:
         try:
             model = tf.keras.models.load_model(file, compile=False, safe_mode=True)

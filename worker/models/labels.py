@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The names, and the file that they are from."""
+
+    names: tuple[str, ...]
+    file: Path
+
+
+def read_labels(path: Path) -> Labels:
     """The lines of `path`, without blank ones at its end. ValueError, one sentence, if there are none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -15,7 +24,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines.pop()
     if not lines:
         raise ValueError(f"{path} holds no labels")
-    return tuple(line.strip() for line in lines)
+    return Labels(tuple(line.strip() for line in lines), path)
 
 
 def class_numbers(count: int) -> tuple[str, ...]:

@@ -1,16 +1,18 @@
-"""From a path to a catalogue of warm models: find them, read what stands beside them, load them as what they are.
+"""From models on disk to a catalogue of warm ones: read what stands beside them, load them as what they are.
 
-Importing this imports TensorFlow, which takes seconds: `worker.serve` does so in the thread that loads.
+Importing this imports TensorFlow, which takes seconds: `worker.serve` does so in the thread that loads, when it knows
+that there is something to load.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from worker.models.catalogue import Catalogue
 from worker.models.classifier import image_classifier
-from worker.models.finding import Found, find
+from worker.models.finding import Found
 from worker.models.frozen import load_frozen
 from worker.models.graph import Graph
 from worker.models.keras_file import load_keras_file
@@ -20,14 +22,14 @@ from worker.models.savedmodel import load_savedmodel
 from worker.models.servable import ModelProblem, Servable
 
 
-def load_catalogue(path: Path, flags: Hints, labels: Path | None, max_batch: int) -> Catalogue:
-    """Load and warm every model at `path`; `flags` and `labels` go before what stands beside the models.
+def load_catalogue(models: Sequence[Found], flags: Hints, labels: Path | None, max_batch: int) -> Catalogue:
+    """Load and warm the models; `flags` and `labels` go before what stands beside them.
 
     It takes seconds. Raises ModelProblem, one sentence, if any model cannot be served.
     """
-    models = find(path)
     if labels is not None and len(models) > 1:
-        raise ModelProblem(f"--labels names the labels of one model, but {path} holds {len(models)}")
+        names = ", ".join(model.name for model in models)
+        raise ModelProblem(f"--labels {labels} are the labels of one model, but there are several: {names}")
     return Catalogue([_load(model, flags, labels, max_batch) for model in models])
 
 

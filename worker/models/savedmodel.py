@@ -10,6 +10,12 @@ from worker.models.servable import ModelProblem, Signature, Tensor
 from worker.models.tensorflow_quietly import tf
 
 SERVING_TAGS = ["serve"]
+_MEANT = (
+    (OSError, "its saved_model.pb is damaged"),
+    (RuntimeError, "its saved_model.pb holds no graph with the tag 'serve'"),
+    ((tf.errors.DataLossError, tf.errors.OutOfRangeError), "its variables are damaged"),
+)
+"""What TensorFlow means by an error whose own words lead astray."""
 
 
 def load_savedmodel(directory: Path) -> Graph:
@@ -20,7 +26,8 @@ def load_savedmodel(directory: Path) -> Graph:
             meta_graph = v1.saved_model.load(session, SERVING_TAGS, str(directory))
     except Exception as error:  # whatever a damaged file makes TensorFlow raise
         session.close()
-        raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {first_line(error)}") from error
+        reason = next((words for kind, words in _MEANT if isinstance(error, kind)), first_line(error))
+        raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {reason}") from error
     signatures = {
         name: _signature(definition)
         for name, definition in meta_graph.signature_def.items()
