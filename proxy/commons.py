@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from muster.values import Snapshot
+from proxy.pool import Pool
+from proxy.replay import Budget
 from proxy.rewrite import RequestIds
 from proxy.roster import Roster
 from proxy.settings import ProxySettings
 from proxy.stats import Stats
-from proxy.upstream import Pool
 
 
 @dataclass(slots=True)
@@ -24,10 +25,9 @@ class Commons:
     stats: Stats
     request_ids: RequestIds
     pool: Pool
+    replay: Budget
     app: Callable[[], asyncio.BaseProtocol]
     """Makes a server protocol of the aiohttp application, as accepting a connection would."""
-    replay_bytes: int = 0
-    """Bytes of bodies that all exchanges together keep to send again."""
     connections: int = 0
     """Clients' connections that are open."""
     draining: bool = False

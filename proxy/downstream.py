@@ -12,11 +12,11 @@ import struct
 from collections.abc import Callable
 
 from muster.errors import BadRequest, ClusterError, RequestTimeout, TooLarge
-from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy.commons import Commons
-from proxy.exchange import AppExchange, Exchange
+from proxy.exchange import Exchange
 from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.heads import HeadersTooLarge, RequestHead, parse_request
+from proxy.own import OwnExchange, is_own
 from proxy.rewrite import error_to_client
 from proxy.upstream import READ_HIGH_WATER
 
@@ -25,17 +25,6 @@ PIPELINE = 65536  # bytes of further requests that may wait while one is served
 SWALLOW = 65536  # bytes of an unwanted body that are read, so that the connection can be kept
 LINGER = 2.0  # seconds in which a client whose body is not wanted can still read the answer
 BODY_RATE = 16384  # bytes; each of these that arrives earns a request's body another second
-
-_OWN_PATHS = frozenset(path.encode() for path in (P2P, WORKERS, HEALTHZ, READYZ, METRICS))
-_OWN_PREFIX = P2P.encode() + b"/"
-
-
-def is_own(head: RequestHead) -> bool:
-    """Is the request for the proxy itself? Everything else is for a worker."""
-    path = head.path
-    if path == b"/":
-        return head.method in (b"GET", b"HEAD")
-    return path in _OWN_PATHS or path.startswith(_OWN_PREFIX)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -156,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
             except ClusterError as error:
                 self._refuse(error)
                 return
-        kind = AppExchange if is_own(head) else Exchange
+        kind = OwnExchange if is_own(head) else Exchange
         self._exchange = exchange = kind(commons, self, head, commons.request_ids.of(head))
         exchange.start(data, complete=self._body is None)
         if rest:

@@ -1,8 +1,5 @@
 """One request's way to a worker and its answer's way back, over as many attempts as `dispatch` allows.
 
-    Exchange      a request for a worker: leases seats, keeps a bounded copy of the body so that it can be sent again
-    AppExchange   a request for the proxy itself (pages, P2P, metrics), answered by the aiohttp application
-
 Body bytes go on as they arrive, both ways, and whoever cannot keep up slows the other down. When nothing fails, a
 request costs no task. The client's connection owns the exchange and hears from it through `Client`.
 """
@@ -20,6 +17,7 @@ from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
 from proxy.framing import LAST_CHUNK, Buffer, chunk
 from proxy.heads import RequestHead, ResponseHead
+from proxy.replay import Copy
 from proxy.rewrite import CONTINUE, request_to_worker, response_to_client
 from proxy.roster import Seat
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
@@ -57,7 +55,7 @@ class Client(Protocol):
 class Exchange:
     """A request for a worker."""
 
-    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy", "_copy_size",
+    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy",
                  "_refused", "_tried", "answered", "body_done", "closing", "complete", "connection", "head", "invited",
                  "request_id", "seat", "started", "status", "tunnel")  # fmt: skip
 
@@ -80,8 +78,7 @@ class Exchange:
         self._attempts = Attempts()
         self._tried: list[Seat] = []
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
-        self._copy: list[Buffer] | None = []
-        self._copy_size = 0
+        self._copy = Copy(commons.replay)
         self._chunked_answer = False
         self._refused = False  # the worker does not want the rest of the body
         self.closing = False
@@ -93,7 +90,7 @@ class Exchange:
         self.body_done = complete
         if data:
             self.invited = True
-            self._keep(data)
+            self._copy.keep(data)
         try:
             self.seat = seat = self._commons.roster.lease(self._tried)
         except NoWorkers as error:
@@ -105,12 +102,13 @@ class Exchange:
         """Pass on a piece of the request's body."""
         self.invited = True
         connection = self.connection
-        if self._copy is not None:
-            self._keep(data)
+        self._copy.keep(data)
+        if connection is not None and self._copy.too_large:
+            self._copy.forget()
         if self._refused:
             return  # more of the body would only make the worker reset the connection under its answer
         if connection is None:
-            if self._copy_size > READ_HIGH_WATER:
+            if self._copy.size > READ_HIGH_WATER:
                 self._client.pause(True)  # until there is somebody to send it to
         elif self.tunnel or not self.head.chunked:
             connection.send(data)
@@ -155,7 +153,8 @@ class Exchange:
 
     def _attempt(self, seat: Seat, *, fresh: bool) -> None:
         self._attempts.made += 1
-        connection = None if fresh else self._commons.pool.take(seat.worker.id)
+        # A kept connection may turn out dead. What could not be sent again then had better not start on one.
+        connection = None if fresh or self._too_large else self._commons.pool.take(seat.worker.id)
         if connection is not None:
             self._send(connection)
             return
@@ -173,7 +172,9 @@ class Exchange:
         elif error is None and not task.result().transport.is_closing():
             self._send(task.result())
         else:
-            log.warning("worker %s: %s", self.seat.worker.id, error or "it hung up before it was sent anything")
+            # One that rests is asked when nobody else is left: that it still fails is no news.
+            level = logging.DEBUG if self._commons.roster.resting(self.seat) else logging.WARNING
+            log.log(level, "worker %s: %s", self.seat.worker.id, error or "it hung up before it was sent anything")
             self._failed(Failure.UNREACHABLE)
 
     def _send(self, connection: UpstreamConnection) -> None:
@@ -182,37 +183,17 @@ class Exchange:
         connection.begin(self, self.head.method, websocket=self.head.websocket)
         head = request_to_worker(self.head, self._client.peer, self.request_id, expect=not self.invited, body=True)
         parts: list[Buffer] = [head]
-        if self._copy:
-            parts += map(chunk, self._copy) if self.head.chunked else self._copy
+        if self._copy.pieces:
+            parts += map(chunk, self._copy.pieces) if self.head.chunked else self._copy.pieces
         if self.head.chunked and self.body_done:
             parts.append(LAST_CHUNK)
         self._client.pause(False)  # before the write, which may pause it again
-        if self._copy_size < JOIN_BELOW:
+        if self._copy.size < JOIN_BELOW:
             connection.transport.write(b"".join(parts))
         else:
             connection.transport.writelines(parts)
-        too_large = (self.head.content_length or 0) > self._commons.settings.replay_body
-        if too_large or not self._safe_twice:
-            self._forget_copy()  # there is no point in keeping its beginning
-
-    # The copy of the body
-
-    def _keep(self, data: Buffer) -> None:
-        assert self._copy is not None  # noqa: S101
-        size = len(data)
-        self._copy.append(data)
-        self._copy_size += size
-        self._commons.replay_bytes += size
-        settings = self._commons.settings
-        if self.connection is not None and (
-            self._copy_size > settings.replay_body or self._commons.replay_bytes > settings.replay_total
-        ):
-            self._forget_copy()
-
-    def _forget_copy(self) -> None:
-        self._copy = None
-        self._commons.replay_bytes -= self._copy_size
-        self._copy_size = 0
+        if self._too_large or not self._safe_twice:
+            self._copy.forget()  # there is no point in keeping its beginning
 
     # From the worker's connection
 
@@ -225,7 +206,7 @@ class Exchange:
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
         self.answered = True
-        self._forget_copy()  # it will not be sent again: the client is about to see a part of this answer
+        self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
         self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
@@ -296,6 +277,11 @@ class Exchange:
         self._client.pause(not writable)
 
     @property
+    def _too_large(self) -> bool:
+        """Is the body known to be more than is kept to be sent again?"""
+        return (self.head.content_length or 0) > self._commons.replay.each
+
+    @property
     def _safe_twice(self) -> bool:
         return self.head.idempotent or (self.seat is not None and self.seat.worker.replay_safe)
 
@@ -307,7 +293,7 @@ class Exchange:
             failure,
             self._attempts,
             safe_twice=self._safe_twice,
-            replayable=self._copy is not None,
+            replayable=self._copy.whole,
         )
         if step is Step.FRESH_CONNECTION:
             self._attempts.refreshed = True
@@ -330,36 +316,7 @@ class Exchange:
 
     def _end(self, *, failed: bool | None) -> None:
         self.connection = None
-        self._forget_copy()
+        self._copy.forget()
         if self.seat is not None:
             self._commons.roster.release(self.seat, failed=failed)
             self.seat = None
-
-
-class AppExchange(Exchange):
-    """A request for the proxy itself. The application never sees a body: none of its answers depends on one."""
-
-    __slots__ = ()
-
-    wants_body = False
-    KEY = "the proxy itself"
-
-    def start(self, data: Buffer, *, complete: bool) -> None:
-        """Hand the request to the application."""
-        self.body_done = True
-        connection = self._commons.pool.take(self.KEY) or self._commons.pool.connect_inside(self.KEY, self._commons.app)
-        self.connection = connection
-        connection.begin(self, self.head.method, websocket=False)
-        connection.transport.write(
-            request_to_worker(self.head, self._client.peer, self.request_id, expect=False, body=False)
-        )
-
-    def on_body(self, data: Buffer) -> None:
-        """Nobody wants it."""
-
-    def on_body_end(self) -> None:
-        """Nobody waits for it."""
-
-    def _failed(self, failure: Failure) -> None:
-        self._end(failed=None)
-        self._client.on_failed(ClusterError("the proxy could not answer"), answered=False)

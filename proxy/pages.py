@@ -75,7 +75,7 @@ class Metrics(Collector):
         yield CounterMetricFamily("muster_proxy_cancelled", "Clients that left before their answer", stats.cancelled)
         yield CounterMetricFamily("muster_proxy_truncated", "Answers that a worker broke off half-way", stats.truncated)
         yield GaugeMetricFamily("muster_proxy_connections", "Clients' connections", commons.connections)
-        yield GaugeMetricFamily("muster_proxy_replay_bytes", "Bodies kept to be sent again", commons.replay_bytes)
+        yield GaugeMetricFamily("muster_proxy_replay_bytes", "Bodies kept to be sent again", commons.replay.used)
 
     def _workers(self) -> Iterable[Metric]:
         roster = self._commons.roster

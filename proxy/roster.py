@@ -66,7 +66,6 @@ class Roster:
         self._next = 0
         self._next_return = float("inf")  # when the first resting seat may be chosen again
         self._picks = 0
-        self.version = -1  # of the snapshot in force; -1 before the first
 
     @property
     def seats(self) -> Collection[Seat]:
@@ -99,7 +98,6 @@ class Roster:
             self._seats[worker.id] = seat
         for seat in old.values():
             seat.listed = False
-        self.version = snapshot.version
         self._arrange()
         log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
         return [seat.worker for seat in old.values()]

@@ -20,12 +20,13 @@ from proxy.doubt import Doubt
 from proxy.heads import MAX_HEADERS
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
+from proxy.pool import Pool
 from proxy.relay import Relay
+from proxy.replay import Budget
 from proxy.rewrite import RequestIds
 from proxy.roster import Rest, Roster
 from proxy.settings import ProxySettings
 from proxy.stats import Stats
-from proxy.upstream import Pool
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
             max_head=settings.max_head,
         )
         request_ids = RequestIds(secrets.token_hex(4))
-        api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, runner.server)
+        replay = Budget(settings.replay_body, settings.replay_total)
+        api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
         relay = Relay(commons)
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))

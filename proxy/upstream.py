@@ -1,4 +1,4 @@
-"""A connection to a worker, and the pool that keeps the idle ones. One attempt at one worker happens here.
+"""A connection to a worker. One attempt at one worker happens here.
 
 The connection parses the worker's answer as far as framing goes and tells its `Caller`, the exchange that it works for.
 It decides nothing: what a failure means is `dispatch`'s business. Errors of sockets and of HTTP stop here.
@@ -10,9 +10,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from muster.errors import WorkerUnreachable
-from muster.values import Worker
-from proxy import pipe
 from proxy.dispatch import Failure
 from proxy.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.heads import BadResponse, ResponseHead, parse_response
@@ -235,76 +232,3 @@ class UpstreamConnection(asyncio.Protocol):
             self._on_idle(self, True)
         else:
             self.transport.abort()
-
-
-class Pool:
-    """The idle connections, by worker. The most recently used goes first, so surplus ones grow old and are closed."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, connect_timeout: float, idle_timeout: float, max_head: int
-    ) -> None:
-        self._loop = loop
-        self._connect_timeout = connect_timeout
-        self._idle_timeout = idle_timeout
-        self._max_head = max_head
-        self._idle: dict[str, list[UpstreamConnection]] = {}
-
-    def take(self, key: str) -> UpstreamConnection | None:
-        """An idle connection to the worker with this id, if there is one that still looks alive."""
-        idle = self._idle.get(key)
-        while idle:
-            connection = idle.pop()
-            if not connection.transport.is_closing():
-                return connection
-        return None
-
-    async def connect(self, worker: Worker) -> UpstreamConnection:
-        """A fresh connection. WorkerUnreachable if there is none within the time limit."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: self._connection(worker.id), worker.host, worker.port
-                )
-        except TimeoutError:
-            raise WorkerUnreachable(f"{worker.address} did not accept within {self._connect_timeout:g} s") from None
-        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up
-            raise WorkerUnreachable(f"{worker.address}: {error}") from None
-        connection.transport.set_write_buffer_limits(high=READ_HIGH_WATER)
-        return connection
-
-    def connect_inside(self, key: str, server: Callable[[], asyncio.BaseProtocol]) -> UpstreamConnection:
-        """A fresh connection to a server in this process."""
-        connection = self._connection(key)
-        pipe.connect(self._loop, connection, server)
-        return connection
-
-    def forget(self, key: str) -> None:
-        """Close what is idle: the worker is not listed any more."""
-        for connection in self._idle.pop(key, ()):
-            connection.transport.close()
-
-    def sweep(self) -> None:
-        """Close what has been idle for too long."""
-        oldest = self._loop.time() - self._idle_timeout
-        for key in list(self._idle):
-            for connection in [one for one in self._idle[key] if one.last_active < oldest]:
-                connection.transport.close()
-                self._idle[key].remove(connection)
-            if not self._idle[key]:
-                del self._idle[key]
-
-    def close(self) -> None:
-        """Close everything that is idle."""
-        for key in list(self._idle):
-            self.forget(key)
-
-    def _connection(self, key: str) -> UpstreamConnection:
-        return UpstreamConnection(key, self._loop, self._max_head, self._on_idle)
-
-    def _on_idle(self, connection: UpstreamConnection, alive: bool) -> None:
-        if alive:
-            self._idle.setdefault(connection.key, []).append(connection)
-            return
-        idle = self._idle.get(connection.key, [])
-        if connection in idle:
-            idle.remove(connection)
