@@ -279,3 +279,20 @@ async def test_a_request_that_waited_behind_another_is_not_begun_for_a_client_th
         workers = (await proxy.ask(get(b"/workers"))).json["workers"]
         assert isinstance(workers, list)
         assert workers[0]["in_flight"] == 0
+
+
+async def test_a_body_that_could_not_be_sent_again_does_not_start_on_a_kept_connection() -> None:
+    """Here every kept connection is dead by the time that it is used again."""
+    used: list[asyncio.StreamWriter] = []
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if writer in used:
+            writer.transport.abort()
+            return
+        used.append(writer)
+        await read_body(seen, reader)
+        writer.write(response(b"fresh"))
+
+    async with cluster(ScriptedWorker(answer), replay_body=1000) as proxy, proxy.client() as client:
+        for _ in range(5):
+            assert (await client.ask(post(bytes(5000)))).body == b"fresh"
