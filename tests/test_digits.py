@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -165,7 +166,31 @@ def test_of_a_model_that_failed_half_way_nothing_is_left(tmp_path: Path) -> None
 
     with pytest.raises(digits.NotGoodEnough):
         digits.make(tmp_path / "models", print, fail)
-    assert list((tmp_path / "models").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worker.digits", "--out", str(tmp_path / "models")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as making:
+        assert making.stdout is not None
+        assert "Making a model" in making.stdout.readline()
+        making.send_signal(signal.SIGINT)
+        rest = making.stdout.read()
+    assert making.returncode == 130
+    assert rest == "python -m worker.digits: error: interrupted; the digits model was not made\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interruption_leaves_half_built_is_not_complained_about() -> None:
+    program = (
+        "from worker import digits\n"
+        "with digits._native_noise_hidden():\n"
+        "    import tensorflow as tf\n"
+        "    half_built = [tf.TensorArray(tf.float32, 1).write(0, 1.0)]\n"
+        "half_built.clear()"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
 
 
 def test_samples_of_an_earlier_attempt_are_replaced(tmp_path: Path) -> None:

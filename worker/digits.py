@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,8 @@ from muster.settings import load, setting
 NAME: Final = "digits"
 VERSION: Final = "1"
 LEAST_ACCURACY: Final = 0.97
+INTERRUPTED: Final = 128 + signal.SIGINT
+"""The exit status that shells know for it."""
 MODEL_FILES: Final = {".pb", ".pbtxt", ".keras"}
 FILES_TO_TRY: Final = {*(f"{digit}.png" for digit in range(10)), "big.jpg"}
 
@@ -53,7 +55,7 @@ class NotGoodEnough(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program. Exit status 0: the model is there; 1: it is not, and stderr says why."""
+    """Run the program. Exit status 0: the model is there; 1 or INTERRUPTED: it is not, and stderr says why."""
     arguments = sys.argv[1:] if argv is None else argv
     settings = load(DigitsSettings, arguments, os.environ, "DIGITS", "python -m worker.digits")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that either signal clears away what is half made
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     except (NotGoodEnough, OSError) as error:
         return _complain(f"the digits model could not be made: {error}")
     except KeyboardInterrupt:
-        return _complain("interrupted; the digits model was not made")
+        return _complain("interrupted; the digits model was not made", INTERRUPTED)
     return 0
 
 
@@ -81,9 +83,9 @@ def _say(line: str) -> None:
     sys.stdout.flush()  # progress is worth seeing now, through a pipe too
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, status: int = 1) -> int:
     sys.stderr.write(f"python -m worker.digits: error: {sentence}\n")
-    return 1
+    return status
 
 
 def find_model(directory: Path) -> Path | None:
@@ -119,6 +121,9 @@ def make(out: Path, say: Say, build: Build | None = None) -> None:
         (staging / "version").rename(home / VERSION)  # last: now it exists
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for path in reversed(made):
+            with suppress(OSError):  # it holds something, most likely the model
+                path.rmdir()
 
 
 def _owner_to_be(out: Path) -> tuple[int, int] | None:
@@ -157,10 +162,11 @@ def judge(accuracy: float) -> None:
 
 @contextmanager
 def _native_noise_hidden() -> Iterator[None]:
-    """Hide what TensorFlow's C++ code writes to file descriptor 2 as it loads; real errors come as exceptions."""
+    """Hide what TensorFlow logs, and its C++ code writes to file descriptor 2; real errors come as exceptions."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # Nor are its own errors shown: they are complaints about the half-built graphs that an interruption leaves behind.
+    logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
