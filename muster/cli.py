@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from muster import __version__
-from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
+from muster.errors import BadImage, BadRequest, ClusterError, NotAnImage, TooLarge
 from muster.wire import PROXY_PORT
 
 if TYPE_CHECKING:
@@ -78,7 +78,15 @@ def classify(
     top: Annotated[int | None, typer.Option(min=1, help="How many labels to show.")] = None,
 ) -> None:
     """Say what is in images. One that cannot be read does not keep the others from being answered."""
-    if not asyncio.run(_classify(files, proxy, json, {"model": model, "top": top, "p2p": p2p})):
+    try:
+        fine = asyncio.run(_classify(files, proxy, json, {"model": model, "top": top, "p2p": p2p}))
+    except BadRequest as error:
+        models = error.details.get("models")
+        if model is not None or not isinstance(models, list):
+            raise
+        # The server says how to name a model in a URL.
+        raise BadRequest(f"several models are served: choose one with --model NAME: {', '.join(map(str, models))}") from error
+    if not fine:
         raise typer.Exit(1)
 
 

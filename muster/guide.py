@@ -24,7 +24,7 @@ def guide(host: str, port: int, registry: str, listed: Sequence[Listed], model: 
         f"  serving   {', '.join(names) or 'nothing yet'}, from {model}",
         "",
         "Try:",
-        *_commands(proxy, *_pictures(model)),
+        *_commands(proxy, *_pictures(model), _to_be_named(names)),
     ]
     return "\n".join(lines)
 
@@ -45,13 +45,26 @@ def _pictures(model: Path) -> tuple[str, str]:
     return "IMAGE", "LARGE_IMAGE"
 
 
-def _commands(proxy: str, small: str, large: str) -> list[str]:
-    option = "" if proxy == f"localhost:{PROXY_PORT}" else f" --proxy {proxy}"
+def _to_be_named(names: Sequence[str]) -> str | None:
+    """The model to ask in the examples, if one must be named: that of the pictures to try, if it is there."""
+    if len(names) < 2:
+        return None
+    return "digits" if "digits" in names else names[0]
+
+
+def _commands(proxy: str, small: str, large: str, model: str | None) -> list[str]:
+    options = "" if proxy == f"localhost:{PROXY_PORT}" else f" --proxy {proxy}"
+    options += "" if model is None else f" --model {model}"
+
+    def classify(base: str) -> str:
+        # A shell takes a bare `?` for a pattern.
+        return f"{base}/classify" if model is None else f'"{base}/classify?model={model}"'
+
     commands = [
-        (f"curl {proxy}/classify -F data=@{small}", "through the proxy"),
-        (f"curl $(curl -s {proxy})/classify -F data=@{small}", "P2P: ask for a worker, then talk to it"),
-        (f"curl -L {proxy}/p2p/classify -F data=@{large}", "P2P in one step: redirected before the body is sent"),
-        (f"{_ourselves()} classify {small}{option}", "the same without curl"),
+        (f"curl {classify(proxy)} -F data=@{small}", "through the proxy"),
+        (f"curl {classify(f'$(curl -s {proxy})')} -F data=@{small}", "P2P: ask for a worker, then talk to it"),
+        (f"curl -L {classify(f'{proxy}/p2p')} -F data=@{large}", "P2P in one step: redirected before the body is sent"),
+        (f"{_ourselves()} classify {small}{options}", "the same without curl"),
     ]
     width = max(len(command) for command, _ in commands)
     return [f"  {command:{width}}  # {remark}" for command, remark in commands]

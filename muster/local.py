@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,6 +30,8 @@ from muster.lifetime import Stop, supervised
 
 MODELS: Final = Path("models")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SERVES: Final = re.compile(r"worker\S* is ready at (\S+)")
+"""What a worker logs once it is announced."""
 LOOK: Final = 0.1
 """Seconds between two looks at who is ready."""
 SECOND_THOUGHT: Final = 0.5
@@ -94,6 +97,7 @@ class LocalCluster:
         self._failure: str | None = None
         self._children: list[Child] = []
         self._up = False
+        self._coming_back: set[str] = set()
 
     async def run(self) -> None:
         """Run until a signal, or until something cannot start, which raises CannotStart."""
@@ -105,7 +109,8 @@ class LocalCluster:
             await self._stop.wait()
         if self._failure is not None:
             raise CannotStart(self._failure)
-        _say("Everything has ended.")
+        if self._up:
+            _say("Everything has ended.")
 
     def _listen(self) -> None:
         """Hear signals, but not through the loop: its handlers are gone once it is closed, before we are."""
@@ -118,7 +123,10 @@ class LocalCluster:
         if not self._stop.requested:
             self._asked_to_stop_at = now
             self._stop.request("asked to")
-            _say("Ending: the workers finish what they have. Ctrl-C again does not wait for that.")
+            if self._up:
+                _say("Ending: the workers finish what they have. Ctrl-C again does not wait for that.")
+            else:
+                _say("Ending before the cluster was up.")
         elif now - self._asked_to_stop_at > SECOND_THOUGHT:
             for child in self._children:
                 child.kill()
@@ -188,6 +196,7 @@ class LocalCluster:
                 await asyncio.get_running_loop().create_future()  # to be cancelled when it is its turn
             pause = backoff.after(time.monotonic() - born)
             _say(f"{child.name} {ending(status)}; it is started again in {pause:g} s")
+            self._coming_back.add(child.name)
             await asyncio.sleep(pause)
 
     async def _listening(self, host: str, port: int) -> None:
@@ -222,6 +231,9 @@ class LocalCluster:
             _say(f"{line.name:9}| {line.text}")
         elif line.level in ("WARNING", "ERROR") or (line.level == "CRITICAL" and self._up):
             _say(f"{line.name:9}| {line.message}")
+        if line.name in self._coming_back and (serves := SERVES.fullmatch(line.message)):
+            self._coming_back.remove(line.name)
+            _say(f"{line.name} serves again at {serves[1]}")
 
 
 def _count(workers: int) -> str:

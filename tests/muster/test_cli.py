@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from muster import __version__
-from muster.errors import NotAnImage, NoWorkers, UnknownModel
+from muster.errors import BadRequest, NotAnImage, NoWorkers, UnknownModel
 from tests.muster.cluster import SEVEN, answering, nobody_there, serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -119,6 +119,13 @@ async def test_what_is_wrong_with_every_file_is_said_once(picture: Path) -> None
     async with serving(classify=answering(UnknownModel("there is no model 'cats'").to_json(), 404)) as url:
         ran = await muster("classify", *[picture] * 20, "--model", "cats", "--proxy", url)
     assert ran == Ran(1, "", "muster: there is no model 'cats'\n")
+
+
+async def test_among_several_models_it_says_which_option_chooses_one_and_lists_them(picture: Path) -> None:
+    refusal = BadRequest("say which, as in ?model=NAME", models=["cats", "digits"])
+    async with serving(classify=answering(refusal.to_json(), 400)) as url:
+        ran = await muster("classify", picture, picture, "--proxy", url)
+    assert ran == Ran(1, "", "muster: several models are served: choose one with --model NAME: cats, digits\n")
 
 
 async def test_a_proxy_that_is_not_there_is_one_sentence(picture: Path) -> None:

@@ -75,6 +75,12 @@ def test_what_is_killed_is_started_again_and_the_cluster_is_whole(cluster: Up, s
     until(lambda: any("was killed by SIGKILL; it is started again" in line for line in cluster.lines[heard:]), "word")
     until(lambda: len(cluster.children()) == 4 and whole(cluster), "two workers that answer")
     assert killed not in cluster.children()
+    if module == "worker":
+        with Client(cluster.url) as client:
+            places = {f"http://{worker.address}" for worker in client.workers()}
+        until(lambda: any("serves again at" in line for line in cluster.lines[heard:]), "word of its return")
+        (back,) = [line for line in cluster.lines[heard:] if "serves again at" in line]
+        assert back.split(" serves again at ")[1] in places
     with Client(cluster.url) as client:
         assert client.classify(sample).best.label == "7"
 
@@ -115,6 +121,17 @@ def test_a_signal_during_the_start_ends_everything_too(home: Path) -> None:
         up.signal(signal.SIGINT)
         assert up.ends() == 0
         assert up.children() == []
+        assert up.lines[-1] == "Ending before the cluster was up."
+
+
+def test_a_signal_while_the_model_is_made_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with Up(tmp_path) as up:
+        up.says("Making a model")
+        up.signal(signal.SIGINT)
+        assert up.ends() == 0
+        assert up.children() == []
+        assert up.lines[1:] == ["Ending before the cluster was up."]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_when_it_is_killed_its_children_end_by_themselves(home: Path) -> None:
@@ -205,3 +222,13 @@ def test_without_samples_the_guide_leaves_room_for_the_users_own(tmp_path: Path)
     assert "curl localhost:12480/classify -F data=@IMAGE" in text
     assert "net" in text
     assert "--proxy" not in text
+
+
+def test_among_several_models_the_guide_names_one_as_a_shell_takes_it(tmp_path: Path) -> None:
+    text = guide(
+        "", 12480, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("cats", "dogs"), "ready")], tmp_path
+    )
+    assert 'curl "localhost:12480/classify?model=cats" -F data=@IMAGE' in text
+    assert 'curl "$(curl -s localhost:12480)/classify?model=cats" -F data=@IMAGE' in text
+    assert 'curl -L "localhost:12480/p2p/classify?model=cats" -F data=@LARGE_IMAGE' in text
+    assert "classify IMAGE --model cats" in text
