@@ -85,7 +85,9 @@ def classify(
         if model is not None or not isinstance(models, list):
             raise
         # The server says how to name a model in a URL.
-        raise BadRequest(f"several models are served: choose one with --model NAME: {', '.join(map(str, models))}") from error
+        raise BadRequest(
+            f"several models are served: choose one with --model NAME: {', '.join(map(str, models))}"
+        ) from error
     if not fine:
         raise typer.Exit(1)
 
