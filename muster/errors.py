@@ -4,8 +4,8 @@ Whoever raises knows best what it means, so the class carries the HTTP status an
 `to_json` is the body that every server of the cluster sends; `from_json` is how the client gets the class back.
 
     ClusterError
-    ├── the caller's mistake (4xx): BadRequest, NotAnImage, NotFound, MethodNotAllowed, TooLarge, Forbidden
-    └── ours (5xx): Overloaded, NoWorkers, WorkerUnreachable, WorkerBroke, WorkerTimeout, and the root itself
+    ├── the caller's mistake (4xx): BadRequest, BadImage, NotAnImage, NotFound, MethodNotAllowed, TooLarge, Forbidden …
+    └── ours (5xx): Overloaded, NoWorkers, WorkerUnreachable, WorkerBroke, WorkerTimeout …, and the root itself
 
 `retryable` says whether another worker may be asked instead.
 """
@@ -120,6 +120,24 @@ class TooLarge(ClusterError):
     """More bytes or pixels than the limit allows."""
 
     status, code = 413, "too_large"
+
+
+class HeadersTooLarge(ClusterError):
+    """More header bytes or lines than the limit allows."""
+
+    status, code = 431, "headers_too_large"
+
+
+class VersionNotSupported(ClusterError):
+    """Neither HTTP/1.0 nor HTTP/1.1."""
+
+    status, code = 505, "version_not_supported"
+
+
+class ExpectationFailed(ClusterError):
+    """The client expects something other than `100-continue`."""
+
+    status, code = 417, "expectation_failed"
 
 
 class Overloaded(ClusterError):

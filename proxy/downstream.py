@@ -11,11 +11,11 @@ import socket
 import struct
 from collections.abc import Callable
 
-from muster.errors import BadRequest, ClusterError, RequestTimeout, TooLarge
+from muster.errors import BadRequest, ClusterError, HeadersTooLarge, RequestTimeout, TooLarge
 from proxy.commons import Commons
 from proxy.exchange import Exchange
 from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
-from proxy.heads import HeadersTooLarge, RequestHead, parse_request
+from proxy.heads import RequestHead, parse_request
 from proxy.own import OwnExchange, is_own
 from proxy.rewrite import error_to_client
 from proxy.upstream import READ_HIGH_WATER

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import httptools
 
-from muster.errors import BadRequest, ClusterError, MethodNotAllowed
+from muster.errors import BadRequest, ExpectationFailed, HeadersTooLarge, MethodNotAllowed, VersionNotSupported
 
 Headers = list[tuple[bytes, bytes, bytes]]
 """Name as it was spelled, name in lower case, value without the white space around it."""
@@ -29,24 +29,6 @@ NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expe
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _VISIBLE = bytes(range(0x21, 0x7F))
-
-
-class HeadersTooLarge(ClusterError):
-    """More header bytes or lines than the limit allows."""
-
-    status, code = 431, "headers_too_large"
-
-
-class VersionNotSupported(ClusterError):
-    """Neither HTTP/1.0 nor HTTP/1.1."""
-
-    status, code = 505, "version_not_supported"
-
-
-class ExpectationFailed(ClusterError):
-    """The client expects something other than `100-continue`."""
-
-    status, code = 417, "expectation_failed"
 
 
 class BadResponse(Exception):

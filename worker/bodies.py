@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from muster.errors import BadRequest, Overloaded, RequestTimeout, TooLarge, UnsupportedEncoding
+from muster.errors import BadRequest, ExpectationFailed, Overloaded, RequestTimeout, TooLarge, UnsupportedEncoding
 from worker.chunks import ChunkSizes
 
 CHUNK_SIZES: Final = web.RequestKey("chunk_sizes", ChunkSizes)
@@ -91,7 +91,7 @@ def _invite(request: web.BaseRequest) -> None:
     if expected is None or request.version < (1, 1):
         return
     if expected.lower() != "100-continue":
-        raise BadRequest("the only expectation that is met here is 100-continue")
+        raise ExpectationFailed("the only expectation that is understood is 100-continue")
     if request.transport is not None and not request.content.is_eof():
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -260,6 +260,12 @@ async def test_a_body_within_bounds_is_invited(doors: Doors) -> None:
     assert re.match(rb"HTTP/1.1 (100 Continue\r\n\r\nHTTP/1.1 )?200 ", answer)
 
 
+async def test_an_expectation_that_nobody_knows_is_not_met(doors: Doors) -> None:
+    head = f"POST {FLOAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(RED)}\r\nExpect: a-miracle\r\n"
+    answer = await doors.raw(head.encode() + b"Connection: close\r\n\r\n" + RED)
+    assert answer.startswith(b"HTTP/1.1 417 ")
+
+
 async def test_a_body_that_turns_out_too_large_is_refused_while_it_is_sent(doors: Doors) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
