@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import IPv6Address
 
 import httptools
 
@@ -27,7 +28,7 @@ MAX_REQUEST_ID = 128  # bytes
 NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expect", b"x-forwarded-for",
                              b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -168,7 +169,18 @@ def _judge_request(head: RequestHead) -> None:
 
 @lru_cache(maxsize=1024)
 def _is_host(value: bytes) -> bool:
-    return _HOST.fullmatch(value) is not None
+    match = _HOST.fullmatch(value)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    return match[1] is None or _is_ipv6(match[1].decode())
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _host(head: RequestHead, value: bytes) -> None:

@@ -32,6 +32,8 @@ BAD = {
     "no host": (400, b"GET / HTTP/1.1\r\n\r\n"),
     "two hosts": (400, b"GET / HTTP/1.1\r\n" + H + H + b"\r\n"),
     "an odd host": (400, b"GET / HTTP/1.1\r\nHost: a/b@c\r\n\r\n"),
+    "a port beyond the last": (400, b"GET / HTTP/1.1\r\nHost: test:65536\r\n\r\n"),
+    "an address that is none": (400, b"GET / HTTP/1.1\r\nHost: [::::]\r\n\r\n"),
     "an empty host": (400, b"GET / HTTP/1.1\r\nHost: \r\n\r\n"),
     "an absolute target": (400, b"GET http://169.254.169.254/ HTTP/1.1\r\n" + H + b"\r\n"),
     "a fragment": (400, b"GET /a#b HTTP/1.1\r\n" + H + b"\r\n"),
