@@ -14,7 +14,8 @@ from muster.errors import ClusterError
 from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
 
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
-                        b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"})  # fmt: skip
+                        b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+                        b"http2-settings"})  # fmt: skip
 _NOT_TO_WORKER = HOP_BY_HOP | {
     b"x-forwarded-for",
     b"x-forwarded-proto",
