@@ -23,7 +23,9 @@ from proxy.upstream import READ_HIGH_WATER
 LARGE = 16384  # bytes from which a copy costs more than a view
 PIPELINE = 65536  # bytes of further requests that may wait while one is served
 SWALLOW = 65536  # bytes of an unwanted body that are read, so that the connection can be kept
+CHUNKS = 1000  # chunks of one body that are read before others have their turn
 LINGER = 2.0  # seconds in which a client whose body is not wanted can still read the answer
+WORKER, LINE = 1, 2  # reasons not to read: the worker does not keep up; enough is waiting already
 BODY_RATE = 16384  # bytes; each of these that arrives earns a request's body another second
 
 
@@ -31,7 +33,7 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_commons", "_exchange",
-                 "_head_started", "_idle_since", "_on_closed", "_on_opened", "_paused", "_stalled_since",
+                 "_head_started", "_holds", "_idle_since", "_on_closed", "_on_opened", "_stalled_since",
                  "_transport", "peer")  # fmt: skip
 
     _transport: asyncio.Transport
@@ -51,7 +53,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: CountedBody | ChunkedBody | None = None  # what is still to come of the current request
         self._body_size = 0
         self._body_started = 0.0
-        self._paused = False
+        self._holds = 0  # reasons not to read
         self._idle_since = commons.loop.time()
         self._head_started: float | None = None
         self._stalled_since: float | None = None  # the client does not take its answer
@@ -70,11 +72,11 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._closing_since is not None:
             return
-        if self._body is not None:
+        if self._body is not None and not self._buffer:
             self._read_body(data)
         elif self._exchange is not None and self._exchange.tunnel:
             self._exchange.on_body(data)
-        elif self._exchange is None and self._stalled_since is None:
+        elif self._exchange is None and self._body is None and self._stalled_since is None:
             self._read_head(self._buffer + data if self._buffer else data)
         else:
             self._wait(data)
@@ -133,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead, rest: Buffer) -> None:
         commons = self._commons
         if head.chunked:
-            self._body = ChunkedBody()
+            self._body = ChunkedBody(CHUNKS)
         elif head.content_length:
             self._body = CountedBody(head.content_length)
         data: Buffer = b""
@@ -185,11 +187,14 @@ class ClientConnection(asyncio.Protocol):
             self._wait(rest)
 
     def _wait(self, data: Buffer) -> None:
-        """Put off what comes early, until the request before it is answered and the client takes its answers."""
+        """Put off what comes early, until the request before it is answered and the client takes its answers.
+
+        And what there is too much of to be read at once: other clients have their turn in between.
+        """
         self._buffer += data
-        if len(self._buffer) > PIPELINE:
-            self.pause(True)
-        if self._exchange is None:
+        if len(self._buffer) > PIPELINE or self._body is not None:
+            self._hold(LINE, True)
+        if self._exchange is None or self._body is not None:
             self._commons.loop.call_soon(self._read_waiting)
 
     def _limit(self, size: int) -> None:
@@ -216,12 +221,15 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on reading. With many requests waiting already, it stays stopped."""
-        if not paused and len(self._buffer) > PIPELINE:
-            return
-        if paused is not self._paused and not self._transport.is_closing():
-            self._paused = paused
-            if paused:
+        """Stop or go on reading, as the worker keeps up."""
+        self._hold(WORKER, paused)
+
+    def _hold(self, reason: int, held: bool) -> None:
+        """There is (no longer) a reason not to read. It is read when there is none."""
+        before = self._holds
+        self._holds = before | reason if held else before & ~reason
+        if bool(before) is not bool(self._holds) and not self._transport.is_closing():
+            if self._holds:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
@@ -229,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
     def take_waiting(self) -> bytes:
         """What came after the request; of an upgrade, for the tunnel."""
         waiting, self._buffer = self._buffer, b""
-        self.pause(False)
+        self._hold(LINE, False)
         return waiting
 
     def must_close(self) -> bool:
@@ -286,13 +294,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_waiting(self) -> None:
         """Serve a request that came early. Not at once, so that a long line of them cannot nest."""
-        free = self._exchange is None and self._body is None and self._stalled_since is None
-        if free and self._buffer and self._closing_since is None:
+        if not self._buffer or self._closing_since is not None:
+            return
+        if self._body is not None:
+            self._read_body(self.take_waiting())
+        elif self._exchange is None and self._stalled_since is None:
             self._read_head(self.take_waiting())
 
     def _finish(self) -> None:
         """The last answer is out: close, at once if the client has nothing more to say."""
-        if self._body is None and not self._paused:
+        if self._body is None and not self._holds:
             self._close()
         else:
             self._linger()
@@ -306,7 +317,7 @@ class ClientConnection(asyncio.Protocol):
         """Close, but let a client that is still sending read the answer: after a reset it could not."""
         self._closing_since = self._commons.loop.time()
         self._buffer = b""
-        self.pause(False)
+        self._hold(WORKER | LINE, False)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
@@ -332,7 +343,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._stalled_since is not None:
             if now - self._stalled_since > settings.write_timeout:
                 self.abort()
-        elif self._exchange is not None and (self._body is None or self._paused):
+        elif self._exchange is not None and (self._body is None or self._holds & WORKER):
             self._exchange.check(now)
         else:
             self._check_client(now)

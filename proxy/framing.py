@@ -8,6 +8,7 @@ RFC 9112, section 7.1.
 from __future__ import annotations
 
 import re
+import sys
 
 MAX_CHUNK_LINE = 256  # bytes of size and extensions
 MAX_TRAILERS = 4096  # bytes
@@ -59,12 +60,13 @@ class CountedBody:
 
 
 class ChunkedBody:
-    """A body in chunks."""
+    """A body in chunks. At most `turn` of them are read at once: a body of very many tiny ones is a lot of work."""
 
-    __slots__ = ("_buffer", "_in_trailers", "_left", "_trailer_size", "done")
+    __slots__ = ("_buffer", "_in_trailers", "_left", "_trailer_size", "_turn", "done")
 
-    def __init__(self) -> None:
+    def __init__(self, turn: int = sys.maxsize) -> None:
         self.done = False
+        self._turn = turn
         self._buffer = b""  # an unfinished line
         self._left = 0  # bytes of the current chunk still to come, its closing CRLF included
         self._in_trailers = False
@@ -81,12 +83,15 @@ class ChunkedBody:
         return self._left
 
     def feed(self, received: Buffer) -> tuple[Buffer, Buffer]:
-        """The body bytes inside `received`, and what comes after the body. BadChunk if it cannot be read."""
+        """The body bytes inside `received`, and what comes after the body, or (not `done`) is for the next turn.
+
+        BadChunk if it cannot be read.
+        """
         data = self._buffer + received if self._buffer else bytes(received)
         self._buffer = b""
         pieces: list[bytes] = []
-        position = 0
-        while position < len(data) and not self.done:
+        position, lines = 0, 0
+        while position < len(data) and not self.done and lines < self._turn:
             if self._left:
                 position = self._payload(data, position, pieces)
             else:
@@ -96,6 +101,7 @@ class ChunkedBody:
                     return b"".join(pieces), b""
                 self._line(data[position:end])
                 position = end + 2
+                lines += 1
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[position:]
 
     def _payload(self, data: bytes, position: int, pieces: list[bytes]) -> int:

@@ -38,6 +38,18 @@ def test_chunks_give_the_same_body_however_they_are_cut(
     assert body.done
 
 
+@given(PIECES, st.integers(1, 5), st.binary(max_size=20))
+def test_chunks_that_are_read_in_turns_give_the_same_body(pieces: list[bytes], turn: int, after: bytes) -> None:
+    body, inside, rest = ChunkedBody(turn), b"", b"".join(map(chunk, pieces)) + LAST_CHUNK + after
+    turns = 0
+    while not body.done:
+        got, left = body.feed(rest)
+        inside, rest = inside + got, bytes(left)
+        turns += 1
+    assert (inside, rest) == (b"".join(pieces), after)
+    assert turns >= (len(pieces) + 2) / turn  # a line for each chunk, the last and the end of the trailers
+
+
 @given(PIECES)
 def test_what_we_frame_we_can_read(pieces: list[bytes]) -> None:
     body = ChunkedBody()

@@ -167,3 +167,18 @@ async def test_no_copy_of_a_body_is_kept_once_the_answer_has_begun() -> None:
         assert await metric(proxy, "muster_proxy_replay_bytes") == 0
         go_on.set()
         assert await client.reader.readexactly(2) == b"hi"
+
+
+async def test_a_flood_of_tiny_chunks_does_not_keep_others_waiting() -> None:
+    flood = b"1\r\na\r\n" * 200_000
+    ann = ScriptedWorker()
+    async with cluster(ann) as proxy, proxy.client() as flooding, proxy.client() as other:
+        await other.ask(get())
+        flooding.writer.write(b"POST /flood HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + flood)
+        await until(lambda: any(b"/flood" in seen.head for seen in ann.seen))
+        assert (await other.ask(get())).status == 200
+        (flooded,) = (seen for seen in ann.seen if b"/flood" in seen.head)
+        assert len(flooded.body) < 100_000  # most of it was still to come when the other was answered
+        flooding.writer.write(b"0\r\n\r\n")
+        assert (await flooding.answer_to(b"POST")).status == 200
+        assert len(flooded.body) == 200_000
