@@ -6,6 +6,8 @@ A request is lost for nothing if it is given up too early, and does harm if it i
     sent, no response byte yet  → a kept-alive connection had died: the same worker once more, on a fresh connection;
                                   a fresh one died: another worker, up to `MAX_SENT` in all, lest a request that kills
                                   workers kills them all. Both only if running it twice is safe and all of it is here.
+    it answers 503              → it did not take the request: another worker, on the same conditions, if one is fit;
+                                  else the answer is passed on
     response under way          → never: the client has seen a part of it
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from muster.errors import ClusterError, WorkerBroke, WorkerTimeout, WorkerUnreachable
+from muster.errors import ClusterError, Overloaded, WorkerBroke, WorkerTimeout, WorkerUnreachable
 
 MAX_SENT = 2
 """Most workers that one request is sent to."""
@@ -28,6 +30,7 @@ class Failure(Enum):
     BROKE = auto()  # it took the request and closed or reset the connection before it answered
     GARBAGE = auto()  # it answered with something that is not HTTP
     SILENT = auto()  # it took the request and never answered
+    DECLINED = auto()  # it answered 503: it is full, still loading, or about to leave
 
     @property
     def blames_worker(self) -> bool:
@@ -74,3 +77,5 @@ def error_of(failure: Failure) -> ClusterError:
             return WorkerBroke("the worker's answer is not HTTP")
         case Failure.STALE | Failure.BROKE:
             return WorkerBroke("the worker closed the connection before it answered")
+        case Failure.DECLINED:
+            return Overloaded("the worker cannot take the request now")

@@ -205,6 +205,8 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
+        if head.status == 503 and self._declined():
+            return
         self.answered = True
         self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
@@ -289,12 +291,7 @@ class Exchange:
         seat = self.seat
         assert seat is not None  # noqa: S101
         self._commons.stats.failures[failure] += 1
-        step = dispatch.next_step(
-            failure,
-            self._attempts,
-            safe_twice=self._safe_twice,
-            replayable=self._copy.whole,
-        )
+        step = self._next_step(failure)
         if step is Step.FRESH_CONNECTION:
             self._attempts.refreshed = True
             self._attempts.sent -= 1
@@ -313,6 +310,25 @@ class Exchange:
                 return
         self._end(failed=None)
         self._client.on_failed(dispatch.error_of(failure), answered=False)
+
+    def _declined(self) -> bool:
+        """The worker says 503. Is there another one that may be asked instead? Then it has been."""
+        seat, roster = self.seat, self._commons.roster
+        if seat is None or self.connection is None or self._next_step(Failure.DECLINED) is not Step.ANOTHER_WORKER:
+            return False
+        self._tried.append(seat)
+        if not any(other not in self._tried for other in roster.others(seat)):
+            return False
+        self._commons.stats.failures[Failure.DECLINED] += 1
+        self.connection.drop()
+        self.connection = None
+        roster.release(seat, failed=True)
+        self.seat = roster.lease(self._tried)
+        self._attempt(self.seat, fresh=False)
+        return True
+
+    def _next_step(self, failure: Failure) -> Step:
+        return dispatch.next_step(failure, self._attempts, safe_twice=self._safe_twice, replayable=self._copy.whole)
 
     def _end(self, *, failed: bool | None) -> None:
         self.connection = None

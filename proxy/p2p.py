@@ -42,7 +42,7 @@ class PeerToPeer:
         answer = {
             "address": seat.worker.address,
             "url": seat.worker.url,
-            "alternates": [other.worker.address for other in self._roster.others(seat, MAX_ALTERNATES)],
+            "alternates": [other.worker.address for other in self._roster.others(seat)[:MAX_ALTERNATES]],
             "ttl": self._ttl,
         }
         return json_answer(answer, headers=_NEVER_STORE)

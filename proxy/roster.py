@@ -72,10 +72,10 @@ class Roster:
         """Every listed worker's seat, resting ones included."""
         return self._seats.values()
 
-    def others(self, seat: Seat, most: int) -> list[Seat]:
-        """Up to `most` further workers that are fit, in the order in which they would be taken."""
+    def others(self, seat: Seat) -> list[Seat]:
+        """The other workers that are fit, in the order in which they would be taken."""
         upcoming = self._cycle[self._next :] + self._cycle[: self._next]
-        return [other for other in dict.fromkeys(upcoming) if other is not seat][:most]
+        return [other for other in dict.fromkeys(upcoming) if other is not seat]
 
     def resting(self, seat: Seat) -> bool:
         """Is it left alone for now?"""

@@ -13,7 +13,7 @@ def test_what_was_never_sent_goes_to_another_worker_whatever_it_is() -> None:
         assert step is Step.ANOTHER_WORKER
 
 
-@pytest.mark.parametrize("failure", [Failure.STALE, Failure.BROKE, Failure.GARBAGE])
+@pytest.mark.parametrize("failure", [Failure.STALE, Failure.BROKE, Failure.GARBAGE, Failure.DECLINED])
 @pytest.mark.parametrize(("safe", "replayable"), [(False, True), (True, False), (False, False)])
 def test_what_was_sent_is_sent_again_only_if_it_is_safe_and_whole(
     failure: Failure, safe: bool, replayable: bool
@@ -27,7 +27,7 @@ def test_a_dead_kept_connection_is_made_up_for_once() -> None:
     assert next_step(Failure.STALE, again, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
 
 
-@pytest.mark.parametrize("failure", [Failure.BROKE, Failure.GARBAGE])
+@pytest.mark.parametrize("failure", [Failure.BROKE, Failure.GARBAGE, Failure.DECLINED])
 def test_a_request_is_sent_to_two_workers_at_most(failure: Failure) -> None:
     assert next_step(failure, Attempts(1, 1), safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
     assert next_step(failure, Attempts(2, MAX_SENT), safe_twice=True, replayable=True) is Step.GIVE_UP
@@ -38,5 +38,5 @@ def test_a_silent_worker_may_still_be_working_so_nobody_else_is_asked() -> None:
 
 
 def test_every_failure_has_a_sentence_and_only_a_stale_connection_is_nobodys_fault() -> None:
-    assert {error_of(failure).status for failure in Failure} == {502, 504}
+    assert {error_of(failure).status for failure in Failure} == {502, 503, 504}
     assert [failure for failure in Failure if not failure.blames_worker] == [Failure.STALE]

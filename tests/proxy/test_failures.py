@@ -296,3 +296,36 @@ async def test_a_body_that_could_not_be_sent_again_does_not_start_on_a_kept_conn
     async with cluster(ScriptedWorker(answer), replay_body=1000) as proxy, proxy.client() as client:
         for _ in range(5):
             assert (await client.ask(post(bytes(5000)))).body == b"fresh"
+
+
+def declines(name: bytes) -> Answer:
+    return always(response(name, b"503 Service Unavailable", b"Retry-After: 7\r\n"))
+
+
+async def test_what_one_worker_declines_another_takes() -> None:
+    ann, bob = ScriptedWorker(declines(b"ann"), name="ann"), ScriptedWorker(name="bob")
+    body = bytes(range(256)) * 400
+    async with cluster(ann, bob, rest=60.0, rest_longest=60.0) as proxy, proxy.client() as client:
+        for _ in range(6):
+            assert (await client.ask(post(body))).body == b"bob"
+        assert await states(proxy) == {"ann": "resting", "bob": "ready"}
+    assert len(ann.seen) == 1
+    assert all(seen.body == body for seen in bob.seen)
+
+
+async def test_when_all_decline_the_client_hears_it_in_the_workers_own_words() -> None:
+    ann, bob, cat = (ScriptedWorker(declines(name.encode()), name=name) for name in ("ann", "bob", "cat"))
+    async with cluster(ann, bob, cat) as proxy:
+        got = await proxy.ask(post(b"picture"))
+    assert (got.status, got.values(b"retry-after")) == (503, [b"7"])
+    assert sum(len(worker.seen) for worker in (ann, bob, cat)) == 2
+
+
+@pytest.mark.parametrize("replay_safe", [True, False])
+async def test_a_worker_that_declines_is_heard_when_nobody_else_may_be_asked(replay_safe: bool) -> None:
+    workers = [ScriptedWorker(declines(b"no"), replay_safe=replay_safe) for _ in range(1 if replay_safe else 2)]
+    async with cluster(*workers) as proxy, proxy.client() as client:
+        for _ in range(2):
+            got = await client.ask(post(b"picture"))
+            assert (got.status, got.body) == (503, b"no")
+    assert sum(len(worker.seen) for worker in workers) == 2
