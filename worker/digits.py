@@ -58,7 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program. Exit status 0: the model is there; 1 or INTERRUPTED: it is not, and stderr says why."""
     arguments = sys.argv[1:] if argv is None else argv
     settings = load(DigitsSettings, arguments, os.environ, "DIGITS", "python -m worker.digits")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that either signal clears away what is half made
+    interrupted: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt  # either signal clears away what is half made
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     follow_lifeline()
     out = Path(settings.out)
     try:
@@ -69,12 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         else:
             make(out, _say)
             _say(f"The digits model is in {out / NAME / VERSION}. A picture to try: {out / NAME / 'samples' / '7.png'}")
-    except ModuleNotFoundError as error:
-        return _complain(f"making the digits model needs {error.name}; pip install 'muster[digits]' brings it")
-    except (NotGoodEnough, OSError) as error:
-        return _complain(f"the digits model could not be made: {error}")
-    except KeyboardInterrupt:
-        return _complain("interrupted; the digits model was not made", INTERRUPTED)
+    except (Exception, KeyboardInterrupt) as error:
+        # The import of a library that is cut short complains of something else.
+        if interrupted:
+            return _complain("interrupted; the digits model was not made", INTERRUPTED)
+        if isinstance(error, ModuleNotFoundError):
+            return _complain(f"making the digits model needs {error.name}; pip install 'muster[digits]' brings it")
+        if isinstance(error, NotGoodEnough | OSError):
+            return _complain(f"the digits model could not be made: {error}")
+        raise
     return 0
 
 
