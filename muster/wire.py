@@ -24,9 +24,6 @@ METRICS: Final = "/metrics"
 SERVED_BY: Final = "X-Served-By"
 REQUEST_ID: Final = "X-Request-Id"
 SERVER_TIMING: Final = "Server-Timing"
-FORWARDED_FOR: Final = "X-Forwarded-For"
-FORWARDED_PROTO: Final = "X-Forwarded-Proto"
-FORWARDED_HOST: Final = "X-Forwarded-Host"
 
 # The multipart field of an image, as in `curl -F data=@image.jpg`
 FILE_FIELD: Final = "data"
