@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from contextlib import suppress
 
 from tests.proxy.harness import Client, ScriptedWorker, Seen, always, cluster, get, post, read_body, response, until
 
@@ -285,6 +286,30 @@ async def test_a_worker_that_refuses_a_body_half_way_is_heard_and_the_rest_is_no
         got = await client.answer_to(b"POST")
         assert (got.status, got.body) == (413, b"too large")
         assert got.values(b"connection") == [b"close"]
+
+
+async def test_a_worker_that_is_still_saying_no_is_sent_no_more_of_the_body() -> None:
+    more_was_sent = asyncio.Event()
+    received: list[bytes] = []
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\nConnection: close\r\n\r\ntoo ")
+        await more_was_sent.wait()
+        await asyncio.sleep(0)  # what has arrived is read now
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                received.append(await reader.read(1000))
+        writer.write(b"much")
+
+    async with cluster(ScriptedWorker(answer)) as proxy, proxy.client() as client:
+        client.writer.write(b"POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n")
+        assert (await client.reader.readuntil(b" 413 ")).startswith(b"HTTP/1.1")
+        client.writer.write(b"more")
+        await client.writer.drain()
+        await proxy.ask(get(b"/healthz"))  # by now the proxy has seen it
+        more_was_sent.set()
+        assert (await client.reader.read()).endswith(b"too much")
+    assert received == []
 
 
 async def test_a_worker_that_answers_early_and_reads_on_costs_no_connection() -> None:
