@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,11 @@ import orjson
 from aiohttp import web
 
 from muster import wire
-from muster.errors import BadRequest, ClusterError
+from muster.errors import BadRequest, ClusterError, UnknownModel
 from worker.bodies import Shelf, read_body
 from worker.inference import Answer, Inference
 from worker.metrics import Metrics
+from worker.models.catalogue import Catalogue
 from worker.models.servable import Servable
 from worker.settings import WorkerSettings
 from worker.state import State
@@ -65,8 +67,7 @@ class ClassifyApi:
         status = 500
         try:
             query = read_query(request)
-            servable = self._state.catalogue.look_up(query.model, query.version, query.label)
-            with self._state.request(), self._shelf.place() as grow:
+            with self._state.request(), chosen(self._state.catalogue, query) as servable, self._shelf.place() as grow:
                 response = await self._classify(request, servable, query.top, grow)
             status = response.status
         except ClusterError as error:
@@ -119,6 +120,37 @@ def read_query(request: web.BaseRequest) -> Query:
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", top):
         raise BadRequest(f"top must be a number from 1 up, not {top[:100]!r}")
     return Query(asked.get("model"), None if version is None else int(version), label, int(top))
+
+
+@contextmanager
+def chosen(catalogue: Catalogue, query: Query) -> Iterator[Servable]:
+    """The model that the query asks for, kept until the block ends.
+
+    Without a name it is the only model, or the one called "default". Raises UnknownModel, and BadRequest where the name
+    cannot be left out.
+    """
+    name = query.model if query.model is not None else _default(catalogue)
+    versions = catalogue.available.get(name)
+    if versions is None:
+        sentence = f"there is no model {name!r}" if name else "the name of the model is empty"
+        raise UnknownModel(sentence, models=list(catalogue.names))
+    version = query.version
+    if query.label is not None:
+        version = catalogue.labelled(name, query.label)
+        if version is None:
+            raise UnknownModel(f"no version of the model {name!r} has the label {query.label!r}", models=[name])
+    if version is not None and version not in versions:
+        raise UnknownModel(f"the model {name!r} has no version {version}", versions=list(versions))
+    with catalogue.use(name, version) as servable:
+        yield servable
+
+
+def _default(catalogue: Catalogue) -> str:
+    if len(catalogue.names) == 1:
+        return catalogue.names[0]
+    if "default" in catalogue.names:
+        return "default"
+    raise BadRequest("this worker has several models: say which, as in ?model=NAME", models=list(catalogue.names))
 
 
 def _body(servable: Servable, uploads: Sequence[Upload], outcomes: Sequence[Answer | ClusterError]) -> dict[str, Any]:

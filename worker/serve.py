@@ -12,11 +12,9 @@ import dataclasses
 import logging
 import os
 import secrets
-import threading
-from collections.abc import Callable
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import muster
 from discovery.addresses import open_registry
@@ -31,12 +29,11 @@ from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
-from worker.models.finding import find
+from worker.models.manager import managing
 from worker.settings import WorkerSettings
 from worker.state import State
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 async def serve(settings: WorkerSettings, stop: Stop) -> None:
@@ -46,7 +43,8 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
             open_registry(settings.registry, os.environ, stop, service=settings.service)
         )
         sock = life.enter_context(bind(settings.host, settings.port))
-        state = State(_introduction(settings, sock.getsockname()[:2]))
+        catalogue = Catalogue()
+        state = State(_introduction(settings, sock.getsockname()[:2]), catalogue)
         inference = Inference(
             runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
             batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
@@ -56,10 +54,11 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
         await life.enter_async_context(listening(api, sock, stop))
 
-        catalogue = await _unless_stopped(stop, lambda: _load(settings))
-        if catalogue is None:
+        manager = await life.enter_async_context(managing(settings, catalogue, inference.forget, stop))
+        if not await _unless_stopped(stop, manager.ready()):
             return
-        state.loaded(catalogue, dataclasses.replace(state.worker, models=catalogue.names))
+        state.started()
+        state.worker = dataclasses.replace(state.worker, models=catalogue.names)
         listing = await life.enter_async_context(registry.announce(state.worker))
         log.info("%s is ready at %s", state.worker.id, state.worker.url)
 
@@ -79,50 +78,18 @@ def _introduction(settings: WorkerSettings, listens: tuple[str, int]) -> Worker:
     )
 
 
-def _load(settings: WorkerSettings) -> Catalogue:
-    models = find(settings.path)
-    from worker.models.loading import load_catalogue  # only now, for it takes seconds: TensorFlow comes with it
-
-    labels = None if settings.labels is None else Path(settings.labels)
-    return load_catalogue(models, settings.hints, labels, settings.max_batch)
-
-
-async def _unless_stopped(stop: Stop, work: Callable[[], T]) -> T | None:
-    """The result of `work`, done in a thread; None if the process is to end before.
-
-    The thread is left behind then: TensorFlow cannot be interrupted, and must not hold up the end.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def body() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001  # it is the loop's to judge
-            failure = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=body, name="loader", daemon=True).start()
-    stopped = asyncio.create_task(stop.wait())
-    stopped.add_done_callback(lambda _: done.cancel())
+async def _unless_stopped(stop: Stop, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work`; False if the process is to end before it is done."""
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
-        return await done
-    except asyncio.CancelledError:
-        if stop.requested:
-            return None
-        raise
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
     finally:
+        working.cancel()
         stopped.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)
 
 
 async def _drain(settings: WorkerSettings, state: State, listing: Listing) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from muster import wire
 from muster.settings import log_level, port, setting, size
 from worker.models.preprocessing import Hints, Numbers, divisor, numbers, side
+from worker.serving_settings import ServingSettings
 
 
 def _numbers(text: str) -> Numbers:
@@ -30,8 +31,12 @@ def _at_least_one(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """One worker of the cluster: loads models, announces itself, classifies images."""
+class WorkerSettings(ServingSettings):
+    """One worker of the cluster: loads models, announces itself, serves them.
+
+    It also takes tensorflow_model_server's flags. With --model_base_path or --model_config_file it behaves as that
+    program does: --port is for gRPC, --rest_api_port for HTTP, and it announces itself only where --registry says.
+    """
 
     model: str | None = setting(
         None, "what to serve: a directory of models, one model's or version's directory, a .keras or .pb file; "
@@ -52,7 +57,8 @@ class WorkerSettings:
     logits: bool = setting(False, "the model's scores are logits: turn them into probabilities")
 
     host: str = setting("0.0.0.0", "address to listen on")  # noqa: S104  # other machines are meant to come
-    port: int = setting(0, "port to listen on; 0 takes a free one", parse=port)
+    grpc_port: int = setting(0, "port for gRPC; 0 takes a free one", parse=port)
+    port: int = setting(0, "port for HTTP; 0 takes a free one", parse=port)
     advertise: str = setting("", "HOST[:PORT] that others reach this worker at, if not where it listens")
     registry: str = setting("consul", "where to announce: consul[://HOST:PORT], embedded[://HOST:PORT], static://…")
     service: str = setting(wire.SERVICE, "name of the service to announce under")
@@ -77,6 +83,11 @@ class WorkerSettings:
             raise ValueError("--model and --graph both say what to serve: give one of them")
         if self.max_images > self.queue:
             raise ValueError(f"--max-images {self.max_images} would never fit into --queue {self.queue}")
+
+    @property
+    def drop_in(self) -> bool:
+        """Is this worker to behave as tensorflow_model_server would?"""
+        return bool(self.model_base_path or self.model_config_file)
 
     @property
     def path(self) -> Path:

@@ -14,9 +14,10 @@ from worker.models.catalogue import Catalogue
 class State:
     """One worker's state. It only ever goes forward."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, catalogue: Catalogue) -> None:
         self.worker = worker
-        self._catalogue: Catalogue | None = None
+        self._catalogue = catalogue
+        self._started = False
         self._draining = False
         self._busy = 0
         self._idle = asyncio.Event()
@@ -27,7 +28,7 @@ class State:
         """`loading`, `ready` or `draining`."""
         if self._draining:
             return "draining"
-        return "loading" if self._catalogue is None else "ready"
+        return "ready" if self._started else "loading"
 
     @property
     def draining(self) -> bool:
@@ -37,7 +38,7 @@ class State:
     @property
     def catalogue(self) -> Catalogue:
         """The models. Raises Loading before they are there."""
-        if self._catalogue is None:
+        if not self._started:
             raise Loading("this worker is still loading its models")
         return self._catalogue
 
@@ -45,12 +46,12 @@ class State:
         """Raises Draining or Loading if new requests had better go to another worker."""
         if self._draining:
             raise Draining("this worker is draining")
-        _ = self.catalogue
+        if not self.catalogue.names:
+            raise Loading("this worker has no model to serve at the moment")
 
-    def loaded(self, catalogue: Catalogue, worker: Worker) -> None:
-        """The models are warm; `worker` says which they are."""
-        self._catalogue = catalogue
-        self.worker = worker
+    def started(self) -> None:
+        """The models that were wanted from the beginning are there."""
+        self._started = True
 
     def drain(self) -> None:
         """No new requests, please."""

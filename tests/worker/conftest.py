@@ -9,7 +9,7 @@ import pytest
 from tests.worker import colours
 from worker.models.catalogue import Catalogue
 from worker.models.finding import find
-from worker.models.loading import load_catalogue
+from worker.models.loading import load
 from worker.models.preprocessing import Hints
 
 
@@ -30,4 +30,4 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def catalogue(models: Path) -> Catalogue:
     """All of `models`, loaded and warm."""
-    return load_catalogue(find(models), Hints(), None, max_batch=4)
+    return Catalogue([load(model, Hints(), None, max_batch=4) for model in find(models)])

@@ -69,7 +69,8 @@ async def open_doors(
     settings = dataclasses.replace(WorkerSettings(runners=1, max_batch=4), **changes)
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    state = State(Worker("worker-1", "127.0.0.1", port))
+    models = catalogue or Catalogue()
+    state = State(Worker("worker-1", "127.0.0.1", port, models=models.names), models)
     inference = Inference(
         runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
         batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
@@ -77,7 +78,7 @@ async def open_doors(
     metrics = Metrics(state, inference)
     stop = Stop()
     if catalogue is not None:
-        state.loaded(catalogue, dataclasses.replace(state.worker, models=catalogue.names))
+        state.started()
     try:
         api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
         async with listening(api, sock, stop, deadlines), aiohttp.ClientSession() as session:

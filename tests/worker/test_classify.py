@@ -8,19 +8,19 @@ import json
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.worker.colours import encoded, picture, png
 from tests.worker.doors import Answer, Doors, open_doors
+from tests.worker.servables import image_servable
 from tests.worker.test_images import PLAIN, VARIANTS, huge_png
 from worker.models.catalogue import Catalogue
-from worker.models.servable import Encoded, Item, Servable
+from worker.models.servable import Array
 
 RED, GREEN, BLUE = png("red"), png("lime"), png("blue")
 FLOAT = "/classify?model=float"
@@ -287,11 +287,11 @@ async def test_a_body_that_does_not_come_is_not_waited_for(catalogue: Catalogue)
 async def test_a_worker_with_too_much_to_do_says_so_at_once() -> None:
     go_on = threading.Event()
 
-    def slow(items: Sequence[Item]) -> NDArray[np.float32]:
+    def slow(batch: Array) -> Array:
         assert go_on.wait(10)
-        return np.zeros((len(items), 1), np.float32)
+        return np.zeros((len(batch), 1), np.float32)
 
-    catalogue = Catalogue([Servable("slow", 1, Encoded(), ("x",), (1,), slow)])
+    catalogue = Catalogue([image_servable("slow", slow)])
     async with open_doors(catalogue, queue=2, max_images=2) as doors:
         first = asyncio.create_task(doors.ask("/classify", RED))
         async with asyncio.timeout(10):
@@ -308,12 +308,12 @@ async def test_a_worker_with_too_much_to_do_says_so_at_once() -> None:
 async def test_a_client_that_goes_while_its_image_waits_costs_no_call() -> None:
     go_on, calls = threading.Event(), []
 
-    def slow(items: Sequence[Item]) -> NDArray[np.float32]:
-        calls.append(len(items))
+    def slow(batch: Array) -> Array:
+        calls.append(len(batch))
         assert go_on.wait(10)
-        return np.zeros((len(items), 1), np.float32)
+        return np.zeros((len(batch), 1), np.float32)
 
-    servable = Servable("slow", 1, Encoded(), ("x",), (1, 2, 4), slow)
+    servable = image_servable("slow", slow, sizes=(1, 2, 4))
     async with open_doors(Catalogue([servable])) as doors, asyncio.timeout(10):
         stays = asyncio.create_task(doors.ask("/classify", RED))
         while not calls:  # noqa: ASYNC110  # plain state, which sets no event
@@ -333,10 +333,10 @@ async def test_a_client_that_goes_while_its_image_waits_costs_no_call() -> None:
 
 
 async def test_a_model_that_breaks_is_our_fault_and_the_sentence_hides_why(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(items: Sequence[Item]) -> NDArray[np.float32]:
+    def broken(batch: Array) -> Array:
         raise RuntimeError("secret")
 
-    catalogue = Catalogue([Servable("broken", 1, Encoded(), ("x",), (1,), broken)])
+    catalogue = Catalogue([image_servable("broken", broken)])
     async with open_doors(catalogue) as doors:
         answer = await doors.ask("/classify", RED)
         several = await doors.ask("/classify", form(("data", RED), ("data", b"nonsense")))

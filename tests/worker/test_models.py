@@ -11,62 +11,76 @@ from typing import Any
 import numpy as np
 import pytest
 
-from muster.errors import BadImage, BadRequest, UnknownModel
+from muster.errors import BadRequest, UnknownModel
 from tests.worker import colours
+from tests.worker.servables import scores
 from worker import images
+from worker.classify_api import Query, chosen
 from worker.models.catalogue import Catalogue
 from worker.models.finding import find
-from worker.models.loading import load_catalogue
+from worker.models.loading import load as load_found
 from worker.models.preprocessing import Hints, Pixels
-from worker.models.servable import ModelProblem, Servable
+from worker.models.servable import Classifier, ModelProblem, Servable
 from worker.models.tensorflow_quietly import tf
 
 NO_HINTS = Hints()
 
 
 def load(path: Path, hints: Hints = NO_HINTS, labels: Path | None = None) -> Servable:
-    return load_catalogue(find(path), hints, labels, max_batch=4).look_up()
+    (found,) = find(path)
+    return load_found(found, hints, labels, max_batch=4)
+
+
+def view(servable: Servable) -> Classifier:
+    assert servable.classifier is not None, servable.no_classifier
+    return servable.classifier
+
+
+def look_up(catalogue: Catalogue, name: str | None = None, version: int | None = None, label: str | None = None) -> Any:
+    with chosen(catalogue, Query(name, version, label, 5)) as servable:
+        return servable
 
 
 def items(servable: Servable, *pictures: bytes) -> list[Any]:
-    if isinstance(servable.input, Pixels):
-        return [images.to_pixels(picture, servable.input, 10_000) for picture in pictures]
+    takes = view(servable).takes
+    if isinstance(takes, Pixels):
+        return [images.to_pixels(picture, takes, 10_000) for picture in pictures]
     return list(pictures)
 
 
 @pytest.mark.parametrize("name", ["string", "float", "uint8", "tf1", "frozen", "keras"])
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_every_kind_of_model_sees_the_colours_of_a_batch_in_order(catalogue: Catalogue, name: str, count: int) -> None:
-    servable = catalogue.look_up(name)
+    servable = look_up(catalogue, name)
     shown = ["blue", "red", "lime", "blue"][:count]
-    scores = servable.run(items(servable, *map(colours.png, shown)))
-    assert scores.shape == (count, 3)
-    assert scores.dtype == np.float32
-    assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert [servable.labels[row.argmax()].replace("green", "lime") for row in scores] == shown
+    given = scores(servable, items(servable, *map(colours.png, shown)))
+    assert given.shape == (count, 3)
+    assert given.dtype == np.float32
+    assert np.allclose(given.sum(axis=1), 1, atol=1e-5)
+    assert [view(servable).labels[row.argmax()].replace("green", "lime") for row in given] == shown
 
 
 def test_a_model_is_called_with_few_sizes_of_batches_only(catalogue: Catalogue) -> None:
-    assert catalogue.look_up("float").batch_sizes == (1, 2, 4)
+    assert view(look_up(catalogue, "float")).batch_sizes == (1, 2, 4)
 
 
 def test_the_newest_version_is_served_and_the_others_are_not(catalogue: Catalogue) -> None:
-    assert catalogue.look_up("float").version == 3
-    assert catalogue.look_up("float", 3) is catalogue.look_up("float")
+    assert look_up(catalogue, "float").version == 3
+    assert look_up(catalogue, "float", 3) is look_up(catalogue, "float")
     with pytest.raises(UnknownModel, match="no version 1"):
-        catalogue.look_up("float", 1)
+        look_up(catalogue, "float", 1)
 
 
 def test_what_is_not_there_is_named_and_what_is_there_is_listed(catalogue: Catalogue) -> None:
     with pytest.raises(UnknownModel, match="'cats'") as caught:
-        catalogue.look_up("cats")
+        look_up(catalogue, "cats")
     assert "float" in caught.value.details["models"]
     with pytest.raises(UnknownModel, match="is empty"):
-        catalogue.look_up("")
+        look_up(catalogue, "")
     with pytest.raises(UnknownModel, match="label 'stable'"):
-        catalogue.look_up("float", label="stable")
+        look_up(catalogue, "float", label="stable")
     with pytest.raises(BadRequest, match=r"\?model=NAME"):
-        catalogue.look_up()
+        look_up(catalogue)
 
 
 def test_a_version_directory_alone_is_a_model_named_by_the_directory_above(models: Path) -> None:
@@ -82,13 +96,13 @@ def test_a_keras_file_alone_is_a_model_named_by_the_file(models: Path, tmp_path:
     file = tmp_path / "flowers.keras"
     file.write_bytes((models / "keras" / "7" / "model.keras").read_bytes())
     servable = load(file)
-    assert (servable.name, servable.version, servable.labels) == ("flowers", 1, ("0", "1", "2"))
+    assert (servable.name, servable.version, view(servable).labels) == ("flowers", 1, ("0", "1", "2"))
 
 
 def test_a_frozen_graph_loads_with_the_flags_of_label_image(tmp_path: Path) -> None:
     file = colours.save_frozen(tmp_path / "graph.pb")
     servable = load(file, Hints(input="import/input", output="final_result", mean=(0.0,), std=(255.0,)))
-    assert servable.labels == colours.LABELS
+    assert view(servable).labels == colours.LABELS
 
 
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -98,13 +112,13 @@ def test_a_layer_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) 
 
 
 def test_a_graph_made_for_one_image_at_a_time_is_fed_one_at_a_time(tmp_path: Path) -> None:
-    assert load(colours.save_frozen(tmp_path / "graph.pb", batch=1)).batch_sizes == (1,)
+    assert view(load(colours.save_frozen(tmp_path / "graph.pb", batch=1))).batch_sizes == (1,)
 
 
 def test_labels_given_by_flag_win_over_those_beside_the_model(models: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("rot\ngrün\nblau\n\n", encoding="utf-8")
-    assert load(models / "float", labels=labels).labels == ("rot", "grün", "blau")
+    assert view(load(models / "float", labels=labels)).labels == ("rot", "grün", "blau")
 
 
 @pytest.mark.parametrize(
@@ -187,13 +201,13 @@ def test_a_size_that_nobody_knows_is_asked_for_and_taken_from_the_file_beside(tm
     (version / "assets.extra" / "preprocessing.json").write_text(
         json.dumps({"height": 5, "width": 6, "resize": "crop", "mean": [1, 2, 3], "std": 2, "channels": "BGR"})
     )
-    assert load(tmp_path).input == Pixels(5, 6, resize="crop", mean=(1.0, 2.0, 3.0), std=(2.0,), bgr=True)
+    assert view(load(tmp_path)).takes == Pixels(5, 6, resize="crop", mean=(1.0, 2.0, 3.0), std=(2.0,), bgr=True)
 
 
 def test_a_flag_wins_over_the_file_beside_the_model(tmp_path: Path) -> None:
     version = colours.save_float(tmp_path / "m" / "1")
     (version / "preprocessing.json").write_text('{"mean": 1, "std": 2}')
-    wanted = load(tmp_path, Hints(std=(4.0,))).input
+    wanted = view(load(tmp_path, Hints(std=(4.0,)))).takes
     assert isinstance(wanted, Pixels)
     assert (wanted.mean, wanted.std) == ((1.0,), (4.0,))
 
@@ -225,8 +239,8 @@ def test_scores_become_probabilities_only_when_they_are_declared_to_be_logits(tm
     spec = tf.TensorSpec([None, 2, 2, 3], tf.float32, name="image")
     colours.save(tmp_path / "m" / "1", lambda image: 90 * tf.reduce_mean(image, [1, 2]), spec)
     white = [np.ones((2, 2, 3), np.float32)]
-    assert np.allclose(load(tmp_path).run(white), 90)
-    assert np.allclose(load(tmp_path, Hints(scores="logits")).run(white), 1 / 3)
+    assert np.allclose(scores(load(tmp_path), white), 90)
+    assert np.allclose(scores(load(tmp_path, Hints(scores="logits")), white), 1 / 3)
 
 
 def test_several_outputs_are_not_chosen_from_by_guessing(tmp_path: Path) -> None:
@@ -238,12 +252,7 @@ def test_several_outputs_are_not_chosen_from_by_guessing(tmp_path: Path) -> None
     tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures={"serving_default": module.serve})
     with pytest.raises(ModelProblem, match=r"2 outputs \(a, b\)"):
         load(tmp_path)
-    assert load(tmp_path, Hints(output="b")).labels == ("0", "1", "2")
-
-
-def test_an_image_that_the_model_cannot_decode_is_the_senders_mistake(catalogue: Catalogue) -> None:
-    with pytest.raises(BadImage):
-        catalogue.look_up("string").run([b"\xff\xd8\xff garbage"])
+    assert view(load(tmp_path, Hints(output="b"))).labels == ("0", "1", "2")
 
 
 def test_a_name_that_could_not_stand_in_a_url_is_refused(tmp_path: Path) -> None:

@@ -1,53 +1,152 @@
-"""The models of this worker, looked up by every request. `worker.models.loading` makes it; this knows no TensorFlow."""
+"""Which versions of which models there are, in which state, and who uses them: every request looks its model up here.
+
+`worker.models.manager` moves versions from state to state; the doors `use` those that are available. A version that is
+retired is not found any more, and its memory is given back when the last request that uses it is done. Everything
+happens in the event loop, so each change is whole before anybody can look. Knows no files and no TensorFlow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 
-from muster.errors import BadRequest, UnknownModel
+from muster.errors import UnknownModel
 from worker.models.servable import Servable
+from worker.status import Code, StatusError
+
+
+class Stage(Enum):
+    """Where a version is in its life; names and numbers are those of `tensorflow.serving.ModelVersionStatus.State`."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One version's state; `code` and `message` say why it ended, if it did so for a bad reason."""
+
+    version: int
+    stage: Stage
+    code: Code = Code.OK
+    message: str = ""
+
+
+class _Place:
+    """An available servable, and how many requests use it."""
+
+    __slots__ = ("idle", "servable", "users")
+
+    def __init__(self, servable: Servable) -> None:
+        self.servable = servable
+        self.users = 0
+        self.idle: asyncio.Event | None = None  # set when a retired one is used no more
 
 
 class Catalogue:
-    """The models that are served, by name and version. It does not change."""
+    """The models of this worker by name, version and label."""
 
-    def __init__(self, servables: Sequence[Servable]) -> None:
-        self._models: dict[str, dict[int, Servable]] = {}
+    def __init__(self, servables: Sequence[Servable] = ()) -> None:
+        self._available: dict[str, dict[int, _Place]] = {}
+        self._statuses: dict[str, dict[int, VersionStatus]] = {}
+        self._labels: Mapping[str, Mapping[str, int]] = {}
+        self._on_change: list[Callable[[], None]] = []
         for servable in servables:
-            self._models.setdefault(servable.name, {})[servable.version] = servable
+            self.publish(servable)
+
+    def __repr__(self) -> str:
+        return f"<Catalogue: {self.available}>"
+
+    # What the doors ask
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models' names, in alphabetical order."""
-        return tuple(sorted(self._models))
+        """The names of the models of which some version is available, in alphabetical order."""
+        return tuple(sorted(self._available))
+
+    @property
+    def available(self) -> dict[str, tuple[int, ...]]:
+        """The available versions of each model, both in rising order."""
+        return {name: tuple(sorted(self._available[name])) for name in self.names}
 
     @property
     def servables(self) -> tuple[Servable, ...]:
-        """Every version of every model."""
-        return tuple(servable for versions in self._models.values() for servable in versions.values())
+        """Every available version of every model."""
+        return tuple(place.servable for versions in self._available.values() for place in versions.values())
 
-    def look_up(self, name: str | None = None, version: int | None = None, label: str | None = None) -> Servable:
-        """The model of that name, in that version or in its newest.
+    @contextmanager
+    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[Servable]:
+        """The model of that name: that version, the one with that label, or the highest; kept until the block ends.
 
-        Without a name it is the only model, or the one called "default". Raises UnknownModel, and BadRequest where the
-        name cannot be left out.
+        Raises UnknownModel if no such version is available, StatusError (INVALID_ARGUMENT) for an unknown label.
         """
-        name = name if name is not None else self._default()
-        versions = self._models.get(name)
-        if versions is None:
-            sentence = f"there is no model {name!r}" if name else "the name of the model is empty"
-            raise UnknownModel(sentence, models=list(self.names))
-        if label is not None:
-            raise UnknownModel(f"no version of the model {name!r} has the label {label!r}", models=list(self.names))
-        if version is None:
-            version = max(versions)
-        if version not in versions:
-            raise UnknownModel(f"the model {name!r} has no version {version}", versions=sorted(versions))
-        return versions[version]
+        place = self._find(name, version, label)
+        place.users += 1
+        try:
+            yield place.servable
+        finally:
+            place.users -= 1
+            if place.idle is not None and not place.users:
+                place.idle.set()
 
-    def _default(self) -> str:
-        if len(self._models) == 1:
-            return next(iter(self._models))
-        if "default" in self._models:
-            return "default"
-        raise BadRequest("this worker has several models: say which, as in ?model=NAME", models=list(self.names))
+    def labelled(self, name: str, label: str) -> int | None:
+        """The version that the label names, available or not."""
+        return self._labels.get(name, {}).get(label)
+
+    def statuses(self, name: str) -> list[VersionStatus]:
+        """Every version of the model that was ever heard of, the newest first; empty for an unknown model."""
+        return [status for _, status in sorted(self._statuses.get(name, {}).items(), reverse=True)]
+
+    # What the manager tells
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every change of `available`."""
+        self._on_change.append(callback)
+
+    def note(self, name: str, status: VersionStatus) -> None:
+        """A version that is not available is in this state now."""
+        self._statuses.setdefault(name, {})[status.version] = status
+
+    def publish(self, servable: Servable) -> None:
+        """`servable` is available from now on."""
+        self._available.setdefault(servable.name, {})[servable.version] = _Place(servable)
+        self.note(servable.name, VersionStatus(servable.version, Stage.AVAILABLE))
+        self._changed()
+
+    async def retire(self, name: str, version: int) -> Servable:
+        """Let nobody find this available version any more, and wait until nobody uses it. The result is it."""
+        place = self._available[name].pop(version)
+        if not self._available[name]:
+            del self._available[name]
+        self.note(name, VersionStatus(version, Stage.UNLOADING))
+        self._changed()
+        if place.users:
+            place.idle = asyncio.Event()
+            await place.idle.wait()
+        return place.servable
+
+    def label(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Replace all labels: for each model, the version that each label names."""
+        self._labels = {name: dict(versions) for name, versions in labels.items()}
+
+    def _changed(self) -> None:
+        for callback in self._on_change:
+            callback()
+
+    def _find(self, name: str, version: int | None, label: str | None) -> _Place:
+        if label is not None:
+            version = self.labelled(name, label)
+            if version is None:
+                raise StatusError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+        places = self._available.get(name, {})
+        place = places.get(max(places, default=-1) if version is None else version)
+        if place is None:
+            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise UnknownModel(f"Servable not found for request: {asked}", models=list(self.names))
+        return place

@@ -6,20 +6,20 @@ never a guess.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.errors import BadImage, ClusterError
-from worker.models.graph import Graph, Refused, Run
+from muster.errors import ClusterError
+from worker.models.graph import Graph
 from worker.models.labels import Labels, class_numbers
 from worker.models.preprocessing import Hints, Pixels
-from worker.models.savedmodel import first_line
-from worker.models.servable import Encoded, Item, ModelProblem, Servable, Signature, Tensor
-from worker.models.warmup import sample, warm_up
+from worker.models.servable import Array, Classifier, Encoded, Item, ModelProblem, Signature, Tensor
+from worker.models.warmup import warm_up
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,27 +28,25 @@ FLOATS = ("float32", "float16", "float64")
 INTEGERS = ("uint8", "int32", "int64")
 
 
-def image_classifier(
-    name: str, version: int, graph: Graph, hints: Hints, labels: Labels | None, max_batch: int
-) -> Servable:
-    """A warm `Servable` made of `graph`. Raises ModelProblem."""
-    what = f"the model {name!r}"
+def image_classifier(what: str, graph: Graph, hints: Hints, labels: Labels | None, max_batch: int) -> Classifier:
+    """A warm view of `graph`, which `what` names in sentences. Raises ModelProblem."""
     signature = _signature(what, graph.signatures, hints)
     taken = _input(what, signature, hints)
     given = _output(what, signature, hints)
     wanted = _item(what, taken, hints)
-    sizes = _batch_sizes(taken, max_batch)
-    run = _runner(graph.function([taken], [given]), taken, sizes, hints)
-    scores = warm_up(what, run, sample(wanted), sizes)
-    classes = scores.shape[1]
+    view = Classifier(
+        taken, given, wanted, (), _batch_sizes(taken, max_batch), _packer(taken), _judge(hints.scores == "logits")
+    )
+    classes = len(warm_up(what, graph.function([taken], [given]), view))
     if labels is not None and len(labels.names) != classes:
         raise ModelProblem(f"{what} has {classes} outputs, but its labels in {labels.file} are {len(labels.names)}")
-    names = class_numbers(classes) if labels is None else labels.names
-    log.info("%s version %d is loaded and warm: %s, %d classes", what, version, _describe(wanted), classes)
-    return Servable(name, version, wanted, names, sizes, run)
+    log.info("%s classifies: it %s, %d classes", what, _describe(wanted), classes)
+    return dataclasses.replace(view, labels=class_numbers(classes) if labels is None else labels.names)
 
 
 def _signature(what: str, signatures: Mapping[str, Signature], hints: Hints) -> Signature:
+    # What begins so is bookkeeping of the SavedModel format, not an entrance.
+    signatures = {key: signature for key, signature in signatures.items() if not key.startswith("__saved_model")}
     if not signatures:
         raise ModelProblem(f"{what} has no signature, so nothing says where its input is")
     if hints.signature is not None:
@@ -134,35 +132,25 @@ def _batch_sizes(tensor: Tensor, limit: int) -> tuple[int, ...]:
     return (*powers, limit)
 
 
-def _runner(call: Run, taken: Tensor, sizes: Sequence[int], hints: Hints) -> Any:
-    scalar = taken.shape == ()
-    encoded = taken.dtype == "string"
-    logits = hints.scores == "logits"
-
-    def run(items: Sequence[Item]) -> NDArray[np.float32]:
-        count = len(items)
-        size = next(size for size in sizes if size >= count)
-        padded = [*items, *[items[-1]] * (size - count)]
-        batch = np.array(padded, dtype=object) if encoded else np.stack(padded)
-        try:
-            (scores,) = call(batch[0] if scalar else batch)
-        except Refused as error:
-            if encoded:
-                raise BadImage(f"the model cannot decode this image: {first_line(error)}") from error
-            raise
-        return _checked(scores, size, logits)[:count]
-
-    return run
+def _packer(taken: Tensor) -> Callable[[Item], Array]:
+    if taken.shape == ():
+        return lambda item: np.array(item, dtype=object)
+    if taken.dtype == "string":
+        return lambda item: np.array([item], dtype=object)
+    return lambda item: np.asarray(item)[np.newaxis]
 
 
-def _checked(scores: NDArray[Any], size: int, logits: bool) -> NDArray[np.float32]:
-    rows: NDArray[np.float32] = np.asarray(scores, dtype=np.float32).reshape(size, -1)
-    if logits:
-        powers = np.exp(rows - rows.max(axis=1, keepdims=True))
-        rows = np.divide(powers, powers.sum(axis=1, keepdims=True), dtype=np.float32)
-    if not np.isfinite(rows).all():
-        raise ClusterError("the model answered with scores that are not numbers")
-    return rows
+def _judge(logits: bool) -> Callable[[Array], NDArray[np.float32]]:
+    def scores(output: Array) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = np.asarray(output, dtype=np.float32).reshape(-1)
+        if logits:
+            powers = np.exp(row - row.max())
+            row = np.divide(powers, powers.sum(), dtype=np.float32)
+        if not np.isfinite(row).all():
+            raise ClusterError("the model answered with scores that are not numbers")
+        return row
+
+    return scores
 
 
 def _describe(wanted: Encoded | Pixels) -> str:

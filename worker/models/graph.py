@@ -8,23 +8,17 @@ serve more images than one call spread over two cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
-
-from worker.models.servable import Signature, Tensor
+from worker.models.servable import Array, Run, Signature, Tensor
 from worker.models.tensorflow_quietly import tf
+from worker.status import StatusError, code_of_number
 
 from tensorflow.core.protobuf import config_pb2  # isort: skip  # TensorFlow is imported quietly, above, or not at all
 
 v1 = tf.compat.v1
-Refused = tf.errors.InvalidArgumentError
-"""What a call raises when the model cannot work with the values it was given."""
-
-Run = Callable[..., list[NDArray[Any]]]
-
 _IN_THE_CALLING_THREAD = -1
 
 
@@ -34,17 +28,31 @@ class Graph:
 
     session: Any
     signatures: Mapping[str, Signature]
+    _functions: dict[tuple[tuple[str, ...], tuple[str, ...]], Run] = field(default_factory=dict)
 
     def function(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Run:
         """A function of arrays, one for each of `inputs`, that returns one for each of `outputs`. Thread-safe.
 
-        It raises `Refused` for values that do not fit, other `tf.errors` when the model fails.
+        Its calls raise StatusError.
         """
-        options = config_pb2.CallableOptions(
-            feed=[tensor.name for tensor in inputs], fetch=[tensor.name for tensor in outputs]
-        )
+        feeds, fetches = tuple(tensor.name for tensor in inputs), tuple(tensor.name for tensor in outputs)
+        run = self._functions.get((feeds, fetches))
+        if run is None:
+            run = self._functions[feeds, fetches] = self._function(feeds, fetches)
+        return run
+
+    def _function(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
+        options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         options.run_options.inter_op_thread_pool = _IN_THE_CALLING_THREAD
-        run: Run = self.session._make_callable_from_options(options)
+        call = self.session._make_callable_from_options(options)
+
+        def run(*arrays: Array) -> list[Array]:
+            try:
+                results: list[Array] = call(*arrays)
+            except tf.errors.OpError as error:
+                raise StatusError(code_of_number(error.error_code), error.message) from error
+            return results
+
         return run
 
     def close(self) -> None:

@@ -28,12 +28,7 @@ def load_savedmodel(directory: Path) -> Graph:
         session.close()
         reason = next((words for kind, words in _MEANT if isinstance(error, kind)), first_line(error))
         raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {reason}") from error
-    signatures = {
-        name: _signature(definition)
-        for name, definition in meta_graph.signature_def.items()
-        if not name.startswith("__saved_model")  # bookkeeping of the format, not an entrance
-    }
-    return Graph(session, signatures)
+    return Graph(session, {key: signature_of(definition) for key, definition in meta_graph.signature_def.items()})
 
 
 def first_line(error: Exception) -> str:
@@ -42,12 +37,17 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
-def _signature(definition: Any) -> Signature:
+def signature_of(definition: Any) -> Signature:
+    """What a SignatureDef says."""
     return Signature(
         {key: _tensor(info) for key, info in definition.inputs.items()},
         {key: _tensor(info) for key, info in definition.outputs.items()},
+        definition.method_name,
+        definition.SerializeToString(),
+        {key: tf.make_ndarray(value) for key, value in definition.defaults.items()},
     )
 
 
 def _tensor(info: Any) -> Tensor:
-    return Tensor(info.name, tf.dtypes.as_dtype(info.dtype).name, shape_of(info.tensor_shape))
+    dtype = tf.dtypes.as_dtype(info.dtype).name if info.dtype else "invalid"  # an operation without a value has none
+    return Tensor(info.name, dtype, shape_of(info.tensor_shape))

@@ -1,22 +1,27 @@
 """What a loaded model promises, whatever file it came from.
 
-`Tensor` and `Signature` describe a graph's doors as its author named them; `Servable` is the view of it that takes
-images and gives scores. All are immutable and safe to use from several threads. Nothing here imports TensorFlow.
+`Tensor` and `Signature` describe a graph's doors as its author named them, `Servable` is one loaded version of a model,
+and `Classifier` the view of it that takes images and gives scores. All are immutable and safe to use from several
+threads. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.preprocessing import Pixels
 
+Array: TypeAlias = NDArray[Any]
+"""A tensor's value. Strings are object arrays of `bytes`."""
 Item: TypeAlias = bytes | NDArray[np.generic]
 """One image in the form its model wants: an encoded image, or pixels of shape (height, width, channels)."""
+Run: TypeAlias = Callable[..., list[Array]]
+"""One array for each input, in order, to one for each output, in order. It blocks and is thread-safe."""
 
 
 class ModelProblem(Exception):
@@ -25,7 +30,9 @@ class ModelProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of the graph. `shape` is None where even the rank is unknown; None in it is a size left open."""
+    """A tensor of the graph, by its name there, such as `x:0`. `dtype` is TensorFlow's name of the type: `float32`,
+    `string`, `bfloat16`. `shape` is None where even the rank is unknown; None in it is a size left open.
+    """
 
     name: str
     dtype: str
@@ -34,10 +41,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A model's entrance: its tensors by the names its author gave them."""
+    """A model's entrance: its tensors by the names (aliases) that its author gave them."""
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    method_name: str = ""
+    definition: bytes = b""
+    """The serialised `tensorflow.SignatureDef` that this was read from, or made for; metadata shows it."""
+    defaults: Mapping[str, Array] = field(default_factory=dict)
+    """Values of inputs that a caller may leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +58,39 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Servable:
-    """A model that classifies images, loaded and warm.
+class Classifier:
+    """How one signature's input and output are used to classify images."""
 
-    `run` takes 1 to `batch_sizes[-1]` items and returns scores of shape (items, labels), float32, rows in order.
-    It blocks, may be called from several threads at once, and raises `BadImage` for encoded items that the model
-    cannot decode, anything else when the model itself fails.
-    """
-
-    name: str
-    version: int
-    input: Encoded | Pixels
+    input: Tensor
+    output: Tensor
+    takes: Encoded | Pixels
     labels: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     """The sizes that the model is really called with; a smaller batch is padded to the next."""
-    run: Callable[[Sequence[Item]], NDArray[np.float32]]
+    pack: Callable[[Item], Array]
+    """One item as the input of a batch of one."""
+    scores: Callable[[Array], NDArray[np.float32]]
+    """The output for one item as one score for each label; ClusterError if the output is of no use."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Servable:
+    """One version of a model, loaded and warm."""
+
+    name: str
+    version: int
+    signatures: Mapping[str, Signature]
+    """Every signature by its key, those of the SavedModel format's own bookkeeping included."""
+    function: Callable[[Sequence[Tensor], Sequence[Tensor]], Run]
+    """The function from these inputs to these outputs: cheap to ask for again, for it is kept.
+
+    Calls of it raise StatusError with TensorFlow's code and text; shapes are not compared with the signature.
+    """
+    close: Callable[[], None]
+    """Give the memory back. No call may be under way."""
+    classifier: Classifier | None = None
+    no_classifier: str = "it was loaded without looking whether it classifies images"
+    """Why there is no `classifier`, as a part of a sentence."""
+
+    def __repr__(self) -> str:
+        return f"<Servable {self.name} version {self.version}>"

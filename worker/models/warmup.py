@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muster.errors import ClusterError
 from worker.models.preprocessing import Pixels
 from worker.models.savedmodel import first_line
-from worker.models.servable import Encoded, Item, ModelProblem
+from worker.models.servable import Classifier, Encoded, Item, ModelProblem, Run
 from worker.models.tensorflow_quietly import tf
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,19 @@ def sample(wanted: Encoded | Pixels) -> Item:
     return encoded
 
 
-def warm_up(
-    what: str, run: Callable[[Sequence[Item]], NDArray[np.float32]], item: Item, sizes: Sequence[int]
-) -> NDArray[np.float32]:
-    """Run each batch size once. The result is the scores of the last call. Raises ModelProblem."""
+def warm_up(what: str, run: Run, classifier: Classifier) -> NDArray[np.float32]:
+    """Call the classifier's function with each of its batch sizes. The result is the scores of the last call, for one
+    item. Raises ModelProblem if it does not run.
+    """
+    one = classifier.pack(sample(classifier.takes))
     started = time.monotonic()
     try:
-        for size in sizes:
-            scores = run([item] * size)
-    except Exception as error:  # whatever the model raises
+        for size in classifier.batch_sizes:
+            (output,) = run(one if one.ndim == 0 else np.repeat(one, size, axis=0))
+            scores = classifier.scores(output if one.ndim == 0 else output[:1])
+    except ClusterError as error:
         raise ModelProblem(f"{what} does not run: {first_line(error)}") from error
-    log.debug("%s: warmed batches of %s in %.1f s", what, ", ".join(map(str, sizes)), time.monotonic() - started)
+    sizes = ", ".join(map(str, classifier.batch_sizes))
+    log.debug("%s: warmed batches of %s in %.1f s", what, sizes, time.monotonic() - started)
+
     return scores
