@@ -57,6 +57,7 @@ class WorkerSettings(ServingSettings):
     logits: bool = setting(False, "the model's scores are logits: turn them into probabilities")
 
     host: str = setting("0.0.0.0", "address to listen on")  # noqa: S104  # other machines are meant to come
+    grpc: bool = setting(True, "serve gRPC, too")
     grpc_port: int = setting(0, "port for gRPC; 0 takes a free one", parse=port)
     port: int = setting(0, "port for HTTP; 0 takes a free one", parse=port)
     advertise: str = setting("", "HOST[:PORT] that others reach this worker at, if not where it listens")
@@ -88,6 +89,16 @@ class WorkerSettings(ServingSettings):
     def drop_in(self) -> bool:
         """Is this worker to behave as tensorflow_model_server would?"""
         return bool(self.model_base_path or self.model_config_file)
+
+    @property
+    def serves_http(self) -> bool:
+        """Is there to be a port for HTTP? Where a drop-in says 0, it means none."""
+        return bool(self.port) or not self.drop_in
+
+    @property
+    def serves_grpc(self) -> bool:
+        """Is there to be a TCP port for gRPC? It may have a Unix socket without one."""
+        return self.grpc and (bool(self.grpc_port) or not self.drop_in)
 
     @property
     def path(self) -> Path:
