@@ -30,10 +30,9 @@ from worker.models.catalogue import Catalogue
 from worker.models.servable import Servable
 from worker.settings import WorkerSettings
 from worker.state import State
+from worker.status import Code, code_of
 from worker.uploads import Upload, unpack
 
-CLIENT_GONE = 499
-"""The status under which requests are counted whose clients did not wait for the answer; nobody gets to see it."""
 BODIES = 16
 """So many bodies of the largest size may be here at once."""
 ASKED = ("model", "version", "label", "top")
@@ -63,21 +62,24 @@ class ClassifyApi:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Classify the images of a request. Raises ClusterError."""
+        started = time.monotonic()
         servable: Servable | None = None
-        status = 500
+        model, code = "", Code.INTERNAL
         try:
             query = read_query(request)
+            model = query.model or ""
             with self._state.request(), chosen(self._state.catalogue, query) as servable, self._shelf.place() as grow:
                 response = await self._classify(request, servable, query.top, grow)
-            status = response.status
+            code = Code.OK
         except ClusterError as error:
-            status = error.status
+            code = code_of(error)
             raise
-        except asyncio.CancelledError:
-            status = CLIENT_GONE
+        except asyncio.CancelledError:  # the client did not wait for the answer
+            code = Code.CANCELLED
             raise
         finally:
-            self._metrics.answered(servable, status)
+            name, version = (servable.name, servable.version) if servable else (model, None)
+            self._metrics.requested("HTTP", "classify", name, version, code, time.monotonic() - started)
         return response
 
     async def _classify(

@@ -42,6 +42,11 @@ class State:
             raise Loading("this worker is still loading its models")
         return self._catalogue
 
+    @property
+    def models(self) -> Catalogue:
+        """The models, also while they are being loaded; for those who only look."""
+        return self._catalogue
+
     def check_ready(self) -> None:
         """Raises Draining or Loading if new requests had better go to another worker."""
         if self._draining:

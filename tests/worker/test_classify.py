@@ -328,7 +328,8 @@ async def test_a_client_that_goes_while_its_image_waits_costs_no_call() -> None:
         assert (await stays).status == 200
         assert doors.inference.waiting(servable) == 0
         page = (await doors.ask("/metrics")).json
-        assert 'muster_worker_requests_total{model="slow",status="499",version="1"} 1.0' in page.splitlines()
+        labels = 'api="classify",code="CANCELLED",entrypoint="HTTP",model="slow",version="1"'
+        assert f"muster_worker_requests_total{{{labels}}} 1.0" in page.splitlines()
     assert calls == [1]
 
 

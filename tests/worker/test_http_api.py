@@ -130,15 +130,16 @@ async def test_a_client_that_asks_for_http2_is_served_in_http1(doors: Doors) -> 
     assert (await doors.raw(head + image)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_metrics_count_by_model_version_and_status_and_time_each_stage(doors: Doors) -> None:
+async def test_metrics_count_by_model_version_and_outcome_and_time_each_stage(doors: Doors) -> None:
     await doors.ask("/classify?model=float", png())
     await doors.ask("/classify?model=float", b"nonsense")
     await doors.ask("/classify?model=cats", png())
     page = (await doors.ask("/metrics")).json
     for line in (
-        'muster_worker_requests_total{model="float",status="200",version="3"} 1.0',
-        'muster_worker_requests_total{model="float",status="415",version="3"} 1.0',
-        'muster_worker_requests_total{model="",status="404",version=""} 1.0',
+        'muster_worker_requests_total{api="classify",code="OK",entrypoint="HTTP",model="float",version="3"} 1.0',
+        'muster_worker_requests_total{api="classify",code="INVALID_ARGUMENT",entrypoint="HTTP",model="float",'
+        'version="3"} 1.0',
+        'muster_worker_requests_total{api="classify",code="NOT_FOUND",entrypoint="HTTP",model="",version=""} 1.0',
         'muster_worker_batch_size_count{model="float",version="3"} 1.0',
         'muster_worker_queue_depth{model="float",version="3"} 0.0',
         "muster_worker_images_inside 0.0",

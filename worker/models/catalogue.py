@@ -103,6 +103,11 @@ class Catalogue:
         """Every version of the model that was ever heard of, the newest first; empty for an unknown model."""
         return [status for _, status in sorted(self._statuses.get(name, {}).items(), reverse=True)]
 
+    @property
+    def all_statuses(self) -> dict[str, list[VersionStatus]]:
+        """`statuses` of every model that was ever heard of."""
+        return {name: self.statuses(name) for name in sorted(self._statuses)}
+
     # What the manager tells
 
     def on_change(self, callback: Callable[[], None]) -> None:
