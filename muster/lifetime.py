@@ -61,13 +61,22 @@ class Stop:
             raise self._failure
 
     def listen(self) -> None:
-        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes."""
+        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes. A second signal ends us at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.request, signal.Signals(number).name)
+            loop.add_signal_handler(number, self._signalled, signal.Signals(number))
         lifeline = os.environ.get(LIFELINE)
         if lifeline is not None:
             loop.add_reader(int(lifeline), self._lifeline_closed, int(lifeline))
+
+    def _signalled(self, number: signal.Signals) -> None:
+        # Who has a parent may get the first signal twice: from it, and from a system that ends all of a group.
+        if not self.requested or LIFELINE in os.environ:
+            self.request(number.name)
+            return
+        log.warning("ending at once: a second %s", number.name)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def _lifeline_closed(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)

@@ -8,6 +8,7 @@
 
 `load(ProxySettings, argv, environ, "PROXY")` derives the flag `--idle-timeout`, the variable `PROXY_IDLE_TIMEOUT`, the
 type and the help. A flag beats the environment, the environment beats the default, every complaint names its subject.
+Who reads command lines of another kind finds the texts of the flags by himself and calls `settle`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -77,20 +78,38 @@ def load(cls: type[T], argv: Sequence[str], environ: Mapping[str, str], prefix: 
     )
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add(parser, field, prefix, environ)
-    given = vars(parser.parse_args([_dashes(word) for word in argv]))
-    values = {field.name: _value(parser, field, given, environ, prefix) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = vars(parser.parse_args([_plain(word, _booleans(cls)) for word in argv]))
     try:
-        return cls(**values)
-    except ValueError as error:  # settings that do not go together
+        return settle(cls, {name: text for name, text in given.items() if text is not None}, environ, prefix)
+    except ValueError as error:
         parser.error(str(error))
 
 
-def _dashes(word: str) -> str:
-    """`--max_body=1` is `--max-body=1`: both spellings are in people's fingers."""
+def settle(cls: type[T], given: Mapping[str, str | bool], environ: Mapping[str, str], prefix: str) -> T:
+    """The settings from what flags said, by the fields' names, and from the environment for the rest.
+
+    Raises ValueError, one sentence, for a value that cannot be read and for settings that do not go together.
+    """
+    return cls(**{field.name: _value(field, given, environ, prefix) for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+
+
+def _booleans(cls: type) -> frozenset[str]:
+    return frozenset(_flag(field) for field in dataclasses.fields(cls) if isinstance(field.default, bool))
+
+
+def _flag(field: dataclasses.Field[Any]) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def _plain(word: str, booleans: Set[str]) -> str:
+    """`--max_body=1` is `--max-body=1`, and `--p2p=false` is `--no-p2p`: all spellings are in people's fingers."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
+    name = name.replace("_", "-")
+    if name in booleans and value.lower() in ("true", "false"):
+        return name if value.lower() == "true" else "--no-" + name[2:]
+    return name + equals + value
 
 
 def _add(
@@ -99,7 +118,7 @@ def _add(
     unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
     default = "none" if field.default in (None, "") else f"{field.default}{unit}"
     text = f"{field.metadata['help']} (default: {default}; {_variable(prefix, field)})".replace("%", "%%")
-    flag = "--" + field.name.replace("_", "-")
+    flag = _flag(field)
     if isinstance(field.default, bool):
         parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
@@ -111,13 +130,10 @@ def _variable(prefix: str, field: dataclasses.Field[Any]) -> str:
 
 
 def _value(
-    parser: argparse.ArgumentParser,
-    field: dataclasses.Field[Any],
-    given: Mapping[str, Any],
-    environ: Mapping[str, str],
-    prefix: str,
+    field: dataclasses.Field[Any], given: Mapping[str, str | bool], environ: Mapping[str, str], prefix: str
 ) -> Any:
-    text, source = given[field.name], "--" + field.name.replace("_", "-")
+    text: str | bool | None = given.get(field.name)
+    source = _flag(field)
     if text is None:
         source = _variable(prefix, field)
         text = environ.get(source)
@@ -126,7 +142,7 @@ def _value(
     try:
         return _parser_of(field)(text)
     except ValueError as error:
-        parser.error(f"{source}: {error}")
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _parser_of(field: dataclasses.Field[Any]) -> Callable[[str], Any]:

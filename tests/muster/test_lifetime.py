@@ -72,6 +72,20 @@ def test_a_signal_is_an_orderly_end(number: signal.Signals) -> None:
         assert program.wait(10) == 0
 
 
+def test_a_second_signal_ends_a_process_at_once() -> None:
+    program = (
+        "import asyncio, uvloop\nfrom muster.lifetime import run\n"
+        "async def serve(stop):\n print('ready', flush=True)\n await stop.wait()\n print('leaving', flush=True)\n"
+        " await asyncio.Event().wait()\nrun(serve, loop_factory=uvloop.new_event_loop)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in ("ready\n", "leaving\n"):
+            assert child.stdout.readline() == line
+            child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == -signal.SIGTERM
+
+
 def test_a_process_ends_when_the_lifeline_of_its_parent_closes() -> None:
     theirs, ours = os.pipe()
     with subprocess.Popen(

@@ -60,6 +60,11 @@ def test_a_boolean_has_a_flag_for_each_way() -> None:
     assert kettle(KETTLE_WHISTLE="off").whistle is False
 
 
+@pytest.mark.parametrize(("value", "whistles"), [("true", True), ("TRUE", True), ("False", False)])
+def test_a_boolean_flag_may_say_which_way(value: str, whistles: bool) -> None:
+    assert kettle(f"--whistle={value}").whistle is whistles
+
+
 def test_a_mistake_names_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "--port", "99999") == "kettle: error: --port: '99999' is not a port (0 to 65535)"
 
