@@ -30,6 +30,12 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _transition(text: str) -> str:
+    if text not in ("availability", "resource"):
+        raise ValueError(f"{text!r} is neither availability nor resource")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSettings(ServingSettings):
     """One worker of the cluster: loads models, announces itself, serves them.
@@ -63,6 +69,14 @@ class WorkerSettings(ServingSettings):
     advertise: str = setting("", "HOST[:PORT] that others reach this worker at, if not where it listens")
     registry: str = setting("consul", "where to announce: consul[://HOST:PORT], embedded[://HOST:PORT], static://…")
     service: str = setting(wire.SERVICE, "name of the service to announce under")
+
+    settle_time: float = setting(
+        0.3, "a version is loaded when its files have not changed for so long", unit="seconds"
+    )  # fmt: skip
+    version_transition: str = setting(
+        "availability", "availability loads a new version before the old one leaves; resource unloads the old one "
+        "first and needs no memory for two", parse=_transition
+    )  # fmt: skip
 
     max_body: int = setting(32 * 2**20, "largest body of a request", unit="bytes", parse=size)
     max_pixels: int = setting(50_000_000, "largest image", unit="pixels", parse=_at_least_one)
