@@ -10,7 +10,7 @@ from tests.worker import colours
 from worker.models.catalogue import Catalogue
 from worker.models.finding import find
 from worker.models.loading import load
-from worker.models.preprocessing import Hints
+from worker.models.options import LoadOptions
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +30,4 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def catalogue(models: Path) -> Catalogue:
     """All of `models`, loaded and warm."""
-    return Catalogue([load(model, Hints(), None, max_batch=4) for model in find(models)])
+    return Catalogue([load(model, LoadOptions(max_batch=4)) for model in find(models)])

@@ -19,6 +19,7 @@ from worker.classify_api import Query, chosen
 from worker.models.catalogue import Catalogue
 from worker.models.finding import find
 from worker.models.loading import load as load_found
+from worker.models.options import LoadOptions
 from worker.models.preprocessing import Hints, Pixels
 from worker.models.servable import Classifier, ModelProblem, Servable
 from worker.models.tensorflow_quietly import tf
@@ -28,7 +29,7 @@ NO_HINTS = Hints()
 
 def load(path: Path, hints: Hints = NO_HINTS, labels: Path | None = None) -> Servable:
     (found,) = find(path)
-    return load_found(found, hints, labels, max_batch=4)
+    return load_found(found, LoadOptions(hints, labels, max_batch=4))
 
 
 def view(servable: Servable) -> Classifier:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from muster.lifetime import Stop
 from worker.models.catalogue import Catalogue
 from worker.models.finding import Found, find
+from worker.models.options import load_options
 from worker.models.servable import Servable
 from worker.settings import WorkerSettings
 
@@ -28,12 +29,9 @@ class Manager:
             self._catalogue.publish(await asyncio.to_thread(self._load, model))
 
     def _load(self, model: Found) -> Servable:
-        from pathlib import Path
-
         from worker.models.loading import load
 
-        labels = None if self._settings.labels is None else Path(self._settings.labels)
-        return load(model, self._settings.hints, labels, self._settings.max_batch)
+        return load(model, load_options(self._settings))
 
 
 @asynccontextmanager
