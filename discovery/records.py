@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 from discovery.endpoints import is_port
-from discovery.worker_json import MAX_WEIGHT, checked, in_order
+from discovery.worker_json import MAX_WEIGHT, checked, in_order, versions_among
 from muster import wire
 from muster.values import Worker
 
 META_VALUE_BYTES = 512  # Consul refuses longer ones
 MAINTENANCE_PREFIX = "_service_maintenance:"
 _NODE_MAINTENANCE = "_node_maintenance"
+_ODD = re.compile(r"[^\w.:/~@+-]")  # in a tag: a model may be called anything, and tags are listed with commas
 
 
 def ttl_check_id(worker_id: str) -> str:
@@ -39,7 +42,7 @@ def registration(worker: Worker, service: str, ttl: float) -> dict[str, Any]:
         "service_id": worker.id,
         "address": worker.host,
         "port": worker.port,
-        "tags": [wire.TAG_MODEL + model for model in worker.models],
+        "tags": _tags(worker),
         "meta": _meta(worker),
         "weights": {"Passing": worker.weight, "Warning": 1},
         "check": {
@@ -61,13 +64,24 @@ def registration(worker: Worker, service: str, ttl: float) -> dict[str, Any]:
     }
 
 
+def _tags(worker: Worker) -> list[str]:
+    """`model:NAME` and `version:NAME/N`, so that Consul's own filters find who has a model, or a version of it."""
+    models = [wire.TAG_MODEL + _escaped(model) for model in worker.models or ()]
+    return models + [f"{wire.TAG_VERSION}{_escaped(model)}/{version}" for model, version in worker.versions]
+
+
+def _escaped(name: str) -> str:
+    return _ODD.sub(lambda odd: quote(odd[0], safe="", errors="surrogateescape"), name)
+
+
 def _meta(worker: Worker) -> dict[str, str]:
     meta = {
-        wire.META_MODELS: _clipped(",".join(worker.models)),  # for people; the tags are complete
         wire.META_VERSION: _clipped(worker.version),
         wire.META_REPLAY_SAFE: "true" if worker.replay_safe else "false",
         wire.META_CAPACITY: str(worker.capacity),
     }
+    if worker.models is not None:  # for people; the tags are complete. Without a tag, "" tells none from unknown
+        meta[wire.META_MODELS] = _clipped(",".join(map(_escaped, worker.models)))
     if worker.grpc_port is not None:
         meta[wire.META_GRPC_PORT] = str(worker.grpc_port)
     return meta
@@ -136,6 +150,8 @@ def _worker(entry: object, service: Mapping[str, Any], state: Health) -> Worker 
     if weight == 0:
         return None
     tags, meta = service.get("Tags"), service.get("Meta")
+    tags, meta = tags if isinstance(tags, list) else [], meta if isinstance(meta, Mapping) else {}
+    models = _models(tags)
     # A service without an address is reached at its node's: so Consul documents it.
     host = service.get("Address") or _member(entry, "Node", Mapping).get("Address")
     return checked(
@@ -143,9 +159,10 @@ def _worker(entry: object, service: Mapping[str, Any], state: Health) -> Worker 
             id=str(service.get("ID")),
             host=str(host),
             port=service.get("Port", 0),
-            models=_models(tags if isinstance(tags, list) else []),
+            models=models if models or meta.get(wire.META_MODELS) == "" else None,
+            versions=_versions(tags, models),
             weight=weight,
-            **_from_meta(meta if isinstance(meta, Mapping) else {}),
+            **_from_meta(meta),
         )
     )
 
@@ -167,10 +184,20 @@ def _weight(service: Mapping[str, Any], state: Health) -> int:
 
 
 def _models(tags: Sequence[object]) -> tuple[str, ...]:
-    named = (
-        tag.removeprefix(wire.TAG_MODEL) for tag in tags if isinstance(tag, str) and tag.startswith(wire.TAG_MODEL)
-    )
-    return tuple(name for name in named if name)
+    return tuple(name for name in map(_unescaped, _tagged(tags, wire.TAG_MODEL)) if name)
+
+
+def _versions(tags: Sequence[object], models: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    told = (tag.rpartition("/") for tag in _tagged(tags, wire.TAG_VERSION))
+    return versions_among(models, ((_unescaped(model), _number(number, digits=19)) for model, _, number in told))
+
+
+def _tagged(tags: Sequence[object], prefix: str) -> list[str]:
+    return [tag.removeprefix(prefix) for tag in tags if isinstance(tag, str) and tag.startswith(prefix)]
+
+
+def _unescaped(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def _from_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,5 +211,5 @@ def _from_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _number(text: object) -> int | None:
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10 else None
+def _number(text: object, digits: int = 9) -> int | None:
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= digits else None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from discovery.endpoints import is_destination, is_port
 from muster.values import Worker
 
 MAX_WEIGHT = 65535  # Consul's
+MAX_VERSION = 2**63 - 1
 _ID = re.compile(r"[!-~]{1,255}")  # visible ASCII: it travels in headers
 _TYPES = {"id": str, "host": str, "port": int, "grpc_port": int, "version": str, "replay_safe": bool, "capacity": int,
           "weight": int}  # fmt: skip
@@ -43,8 +44,15 @@ def checked(worker: Worker) -> Worker:
 
 
 def to_json(worker: Worker) -> dict[str, Any]:
-    """Every field by its own name; `models` is a list of strings, `grpc_port` null when there is none."""
-    return {**dataclasses.asdict(worker), "models": list(worker.models)}
+    """Every field by its own name; `grpc_port` is null when there is none.
+
+    `models` is a list of strings, null if the worker does not say; `versions` lists numbers by the model's name.
+    """
+    models = None if worker.models is None else list(worker.models)
+    versions: dict[str, list[int]] = {}
+    for model, version in worker.versions:
+        versions.setdefault(model, []).append(version)
+    return {**dataclasses.asdict(worker), "models": models, "versions": versions}
 
 
 def from_json(value: object) -> Worker:
@@ -58,12 +66,38 @@ def from_json(value: object) -> Worker:
         if type(value[name]) is not kind:
             raise ValueError(f"the member {name!r} of a worker is not of type {kind.__name__}")
         known[name] = value[name]
-    models = value.get("models") or []
-    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+    models = value.get("models")
+    if models is not None and (not isinstance(models, list) or not all(isinstance(model, str) for model in models)):
         raise ValueError("the member 'models' of a worker is not a list of strings")
     if missing := {"id", "host", "port"} - known.keys():
         raise ValueError(f"a worker without {', '.join(sorted(missing))}")
-    return checked(Worker(**known, models=tuple(models)))
+    return checked(
+        Worker(
+            **known,
+            models=None if models is None else tuple(models),
+            versions=versions_among(models or (), _pairs(value.get("versions") or {})),
+        )
+    )
+
+
+def _pairs(versions: object) -> Iterable[tuple[str, object]]:
+    if not isinstance(versions, Mapping) or not all(isinstance(numbers, list) for numbers in versions.values()):
+        raise ValueError("the member 'versions' of a worker is not an object of lists")
+    return ((model, number) for model, numbers in versions.items() for number in numbers)
+
+
+def versions_among(models: Collection[str], told: Iterable[tuple[str, object]]) -> tuple[tuple[str, int], ...]:
+    """The pairs of model and version that can be true: of a model that the worker has, and a number of 64 bits."""
+    named = frozenset(models)
+    return tuple(
+        sorted(
+            {
+                (model, number)
+                for model, number in told
+                if model in named and type(number) is int and 0 <= number <= MAX_VERSION
+            }
+        )
+    )
 
 
 def in_order(workers: Iterable[Worker]) -> tuple[Worker, ...]:

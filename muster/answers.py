@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from muster.errors import ClusterError, UnexpectedAnswer
@@ -57,8 +57,11 @@ class Listed:
     address: str
     """`host:port`"""
     models: tuple[str, ...]
+    """Empty also where it does not say what it has."""
     state: str
     """`ready`, or a word for why it gets no requests at the moment."""
+    versions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The versions of its models, as far as it says, in rising order."""
 
 
 def explained(status: int, body: object, retry_after: str | None) -> ClusterError:
@@ -104,7 +107,9 @@ def roster(body: Any) -> list[Listed]:
 
 
 def _listed(each: Any) -> Listed:
-    return Listed(str(each["id"]), str(each["address"]), tuple(map(str, each["models"])), str(each["state"]))
+    versions = {str(model): tuple(map(int, numbers)) for model, numbers in (each.get("versions") or {}).items()}
+    models = tuple(map(str, each["models"] or ()))
+    return Listed(str(each["id"]), str(each["address"]), models, str(each["state"]), versions)
 
 
 def server_timing(text: str) -> dict[str, float]:

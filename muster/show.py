@@ -61,8 +61,14 @@ def workers(listed: Sequence[Listed]) -> None:
         return
     table = _table("worker", "address", "models", "state")
     for worker in listed:
-        table.add_row(worker.id, worker.address, ", ".join(worker.models), worker.state)
+        models = ", ".join(_with_versions(model, worker.versions.get(model, ())) for model in worker.models)
+        table.add_row(worker.id, worker.address, models, worker.state)
     _print(table)
+
+
+def _with_versions(model: str, versions: Sequence[int]) -> str:
+    """`digits 1, 2` would read like two models, hence `digits (1, 2)`."""
+    return f"{model} ({', '.join(map(str, versions))})" if versions else model
 
 
 def workers_json(listed: Sequence[Listed]) -> None:

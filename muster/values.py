@@ -7,7 +7,8 @@ Nothing here does I/O, and nothing here imports from the rest of the project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,10 @@ class Worker:
     id: str
     host: str
     port: int
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
+    """The models it has available at the moment. None: it does not say, and is taken to have every model."""
+    versions: tuple[tuple[str, int], ...] = ()
+    """The versions that it has available of those models, as pairs in rising order, as far as it says."""
     grpc_port: int | None = None
     version: str = ""
     """Version of the software it runs."""
@@ -42,6 +46,25 @@ class Worker:
     def url(self) -> str:
         """`http://host:port`, without a trailing slash."""
         return f"http://{self.address}"
+
+    @property
+    def grpc_address(self) -> str | None:
+        """`host:port` for gRPC, None if it does not speak it."""
+        return None if self.grpc_port is None else f"{self.address.rpartition(':')[0]}:{self.grpc_port}"
+
+    @property
+    def empty(self) -> bool:
+        """Does it say that it has no model at the moment? Then no request is any use to it."""
+        return self.models == ()
+
+    def versions_of(self, model: str) -> list[int]:
+        """The versions of `model` that it says it has, in rising order."""
+        return [version for name, version in self.versions if name == model]
+
+    def serving(self, available: Mapping[str, Iterable[int]]) -> Worker:
+        """The same worker when these versions of these models are what it has available."""
+        pairs = {(name, version) for name, versions in available.items() for version in versions}
+        return replace(self, models=tuple(available), versions=tuple(sorted(pairs)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ FILE_FIELD: Final = "data"
 # Consul: the service everybody registers under, and the members of its record that are ours
 SERVICE: Final = "worker"
 TAG_MODEL: Final = "model:"
+TAG_VERSION: Final = "version:"
 META_GRPC_PORT: Final = "grpc_port"
 META_MODELS: Final = "models"
 META_VERSION: Final = "version"

@@ -1,19 +1,26 @@
-"""What the proxy believes about the workers: who is listed, who rests after a failure, who is next.
+"""What the proxy believes about the workers: who is listed, who has what, who rests after a failure, who is next.
 
 Discovery calls `apply`; the relay `lease`s a seat for one attempt at one worker and `release`s it with the outcome.
 No method waits, so every change is whole before anyone else can look. A worker that failed *rests*: it is not chosen
-for a while, and longer each time it fails again, unless nobody else is left. Knows no sockets; the clock is passed in.
+for a while, and longer each time it fails again, unless nobody else is left.
+
+A request says what it wants (`wants.Want`: a model, a version, gRPC), and gets a worker that has it. Each want has a
+*round* of its own, so every model's requests are spread evenly; it is made when somebody first wants it after a change,
+in the order of who waited longest for whatever it was, so that a hundred rarely asked models do not all begin with the
+same worker. From then on a pick is one step. Knows no sockets; the clock is passed in.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from muster.errors import NoWorkers
 from muster.values import Snapshot, Worker
 from proxy.balancing import round_robin
+from proxy.offers import Offers
+from proxy.wants import ANY, Want
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +62,42 @@ class Rest:
         return min(self.first * 2.0 ** min(failures - 1, 30), self.longest)
 
 
+class _Round:
+    """Those that come into question for a want, and the cycle of those of them that are fit."""
+
+    __slots__ = ("_cycle", "_next", "seats")
+
+    def __init__(self, seats: Sequence[Seat], cycle: Sequence[Seat]) -> None:
+        self.seats = seats
+        self._cycle = cycle
+        self._next = 0
+
+    def step(self, tried: Collection[Seat]) -> Seat | None:
+        """The next that is none of `tried`, None if there is none."""
+        for _ in self._cycle:
+            seat = self._cycle[self._next]
+            self._next += 1
+            if self._next == len(self._cycle):
+                self._next = 0
+            if not tried or seat not in tried:
+                return seat
+        return None
+
+    @property
+    def upcoming(self) -> Sequence[Seat]:
+        """The cycle from where it stands."""
+        return (*self._cycle[self._next :], *self._cycle[: self._next])
+
+
 class Roster:
-    """All seats, and the cycle of those that are fit."""
+    """All seats, and the rounds of those that are fit."""
 
     def __init__(self, clock: Clock, rest: Rest | None = None) -> None:
         self._clock = clock
         self._rest = rest or Rest()
         self._seats: dict[str, Seat] = {}
-        self._cycle: list[Seat] = []
-        self._next = 0
+        self._offers = Offers[Seat]()
+        self._rounds: dict[Want, _Round] = {}
         self._next_return = float("inf")  # when the first resting seat may be chosen again
         self._picks = 0
 
@@ -72,10 +106,14 @@ class Roster:
         """Every listed worker's seat, resting ones included."""
         return self._seats.values()
 
-    def others(self, seat: Seat) -> list[Seat]:
-        """The other workers that are fit, in the order in which they would be taken."""
-        upcoming = self._cycle[self._next :] + self._cycle[: self._next]
-        return [other for other in dict.fromkeys(upcoming) if other is not seat]
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that somebody says to have, resting or not, in alphabetical order."""
+        return self._offers.models
+
+    def others(self, seat: Seat, want: Want = ANY) -> list[Seat]:
+        """The other workers that are fit and have what is wanted, in the order in which they would be taken."""
+        return [other for other in dict.fromkeys(self._round(want).upcoming) if other is not seat]
 
     def resting(self, seat: Seat) -> bool:
         """Is it left alone for now?"""
@@ -98,37 +136,47 @@ class Roster:
             self._seats[worker.id] = seat
         for seat in old.values():
             seat.listed = False
+        self._offers = Offers(self._seats.values())
         self._arrange()
         log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
         return [seat.worker for seat in old.values()]
 
-    def lease(self, tried: Collection[Seat] = ()) -> Seat:
-        """Take the next worker, none of `tried`, for one attempt; a `release` is owed. NoWorkers if none is left."""
-        seat = self.next(tried)
+    def lease(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
+        """Take the next worker that has what is wanted, none of `tried`, for one attempt; a `release` is owed.
+
+        Raises NoWorkers if none is left, and what `Offers.plain` raises. With `want.grpc` its worker has a `grpc_port`.
+        """
+        seat = self.next(tried, want)
         seat.in_flight += 1
         return seat
 
-    def next(self, tried: Collection[Seat] = ()) -> Seat:
-        """The next worker, for somebody who talks to it without us. NoWorkers if none is left."""
+    def next(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
+        """As `lease`, for somebody who talks to the worker without us."""
         if self._clock() >= self._next_return:
             self._arrange()
-        for _ in self._cycle:
-            seat = self._cycle[self._next]
-            self._next += 1
-            if self._next == len(self._cycle):
-                self._next = 0
-            if not tried or seat not in tried:
-                break
-        else:
-            seat = self._last_resort(tried)
+        round_ = self._rounds.get(want) or self._round(want)
+        seat = round_.step(tried) or self._last_resort(round_.seats, tried)
         self._picks += 1
         seat.last_pick = self._picks
         seat.picks += 1
         return seat
 
-    def _last_resort(self, tried: Collection[Seat]) -> Seat:
+    def _round(self, want: Want) -> _Round:
+        """The round of a want. Those that come to the same share one, so clients cannot make them without limit."""
+        plain = self._offers.plain(want)
+        round_ = self._rounds.get(plain)
+        if round_ is None:
+            seats = self._offers.seats(plain)
+            now = self._clock()
+            round_ = _Round(seats, round_robin([seat for seat in seats if seat.rest_until <= now]))
+            self._rounds[plain] = round_
+        if want.unnamed and want.version is None:
+            self._rounds[want] = round_  # what most requests want is found at once
+        return round_
+
+    def _last_resort(self, seats: Sequence[Seat], tried: Collection[Seat]) -> Seat:
         """A resting worker is better than none: it may have come back before its time."""
-        for seat in sorted(self._seats.values(), key=lambda seat: seat.rest_until):
+        for seat in sorted(seats, key=lambda seat: seat.rest_until):
             if seat not in tried:
                 return seat
         raise NoWorkers("no worker is available; they may be starting")
@@ -153,10 +201,9 @@ class Roster:
             self._arrange()
 
     def _arrange(self) -> None:
+        """Somebody came, went, rests or is back: the rounds begin anew, with who waited longest."""
         now = self._clock()
-        fit = [seat for seat in self._seats.values() if seat.rest_until <= now]
         self._next_return = min(
             (seat.rest_until for seat in self._seats.values() if seat.rest_until > now), default=float("inf")
         )
-        self._cycle = round_robin(fit)
-        self._next = 0
+        self._rounds.clear()
