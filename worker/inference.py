@@ -73,7 +73,7 @@ class Inference:
         """Tasks that wait for the model."""
         return sum(batcher.waiting for key, batcher in self._batchers.items() if key[0] is servable)
 
-    def forget(self, servable: Servable) -> None:
+    async def forget(self, servable: Servable) -> None:
         """It is about to be unloaded, and nobody uses it any more."""
         self._batchers = {key: batcher for key, batcher in self._batchers.items() if key[0] is not servable}
 

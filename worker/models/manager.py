@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from muster.lifetime import Stop
@@ -36,10 +36,11 @@ class Manager:
 
 @asynccontextmanager
 async def managing(
-    settings: WorkerSettings, catalogue: Catalogue, unloading: Callable[[Servable], None], stop: Stop
+    settings: WorkerSettings, catalogue: Catalogue, unloading: Callable[[Servable], Awaitable[None]], stop: Stop
 ) -> AsyncIterator[Manager]:
     """Keep `catalogue` as the settings want it while the block lasts.
 
-    `unloading` hears of each servable that nobody uses any more, before it is closed.
+    `unloading` is awaited with each servable that nobody asks for any more, before it is closed: a call whose caller has
+    gone may still be under way in a thread.
     """
     yield Manager(settings, catalogue)
