@@ -15,6 +15,7 @@ import muster
 from discovery.worker_json import to_json
 from muster import wire
 from muster.errors import ClusterError, MethodNotAllowed, NotFound
+from worker import serving_metrics
 from worker.classify_api import ClassifyApi
 from worker.guards import Ambiguous, check_head
 from worker.metrics import CONTENT_TYPE, Metrics
@@ -67,6 +68,8 @@ class HttpApi:
 
     def _handler(self, request: web.BaseRequest) -> Handler:
         path = request.raw_path.partition("?")[0]
+        if path == self._metrics.serving_path:
+            return self._serving_page  # whatever the method
         methods = self._routes.get(path)
         if methods is None:
             raise NotFound("there is no such page", routes=sorted(self._routes))
@@ -91,6 +94,10 @@ class HttpApi:
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _serving_page(self, request: web.BaseRequest) -> web.Response:
+        serving_metrics.check_target(request.raw_path, self._metrics.serving_path or "")
+        return web.Response(body=self._metrics.serving.page(), headers={"Content-Type": serving_metrics.CONTENT_TYPE})
 
 
 def json_response(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -29,16 +29,17 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KEPT = 16
 """So many versions that are gone keep their figures; those of older ones are dropped."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_ROWS = growing(1, 2, 11)
+_ROWS = growing(1.0, 2, 11)
 _Version = tuple[str, str]
 
 
 class Metrics:
-    """The worker's figures."""
+    """The worker's figures. `serving_path` is where TensorFlow Serving's page of them is to be, if anywhere."""
 
-    def __init__(self, state: State, inference: Inference) -> None:
+    def __init__(self, state: State, inference: Inference, serving_path: str | None = None) -> None:
         self.serving = ServingMetrics()
         """The same under TensorFlow Serving's names."""
+        self.serving_path = serving_path
         self._state = state
         self._inference = inference
         request = ("model", "version", "entrypoint", "api")

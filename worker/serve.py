@@ -30,6 +30,7 @@ from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
 from worker.models.manager import managing
+from worker.serving_metrics import page_path
 from worker.settings import WorkerSettings
 from worker.state import State
 
@@ -50,7 +51,7 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
             batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
         )  # fmt: skip
         life.callback(inference.close)
-        metrics = Metrics(state, inference)
+        metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
         api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
         await life.enter_async_context(listening(api, sock, stop))
 

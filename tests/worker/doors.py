@@ -20,6 +20,7 @@ from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
+from worker.serving_metrics import page_path
 from worker.settings import WorkerSettings
 from worker.state import State
 
@@ -75,7 +76,7 @@ async def open_doors(
         runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
         batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
     )  # fmt: skip
-    metrics = Metrics(state, inference)
+    metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
     stop = Stop()
     if catalogue is not None:
         state.started()
