@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from worker.models.servable import Array, Run, Signature, Tensor
 from worker.models.tensorflow_quietly import tf
 from worker.status import StatusError, code_of_number
@@ -48,10 +50,11 @@ class Graph:
 
         def run(*arrays: Array) -> list[Array]:
             try:
-                results: list[Array] = call(*arrays)
+                results = call(*arrays)
             except tf.errors.OpError as error:
                 raise StatusError(code_of_number(error.error_code), error.message) from error
-            return results
+            # A tensor without dimensions comes as NumPy's or Python's own scalar.
+            return [np.asarray(value, object if isinstance(value, bytes) else None) for value in results]
 
         return run
 
