@@ -1,8 +1,7 @@
-"""`python -m worker`: one worker of the cluster."""
+"""`python -m worker`: one worker of the cluster, or a drop-in for tensorflow_model_server."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import resource
@@ -12,9 +11,13 @@ from typing import Final
 import uvloop
 
 from muster import lifetime
-from muster.settings import load
+from muster.errors import ClusterError
+from muster.lifetime import Stop
+from worker import flags
 from worker.serve import serve
+from worker.serving_flags import FAILED
 from worker.settings import WorkerSettings
+from worker.status import Code, StatusError, code_of
 
 MOST_CONNECTIONS: Final = 65_536
 
@@ -28,12 +31,47 @@ def _allow_many_connections() -> None:
 
 
 def main() -> int:
-    """Run the worker. Exit status 0 after an orderly end, 1 if it failed, 2 for a mistake in the settings."""
+    """Run the worker. Exit status 0 after an orderly end, 1 if it failed, 2 for a mistake in the settings.
+
+    A drop-in has 255 for everything that keeps it from starting.
+    """
     _allow_many_connections()
-    settings = load(WorkerSettings, sys.argv[1:], os.environ, "WORKER", "python -m worker")
-    return lifetime.run(
-        functools.partial(serve, settings), log_level=settings.log_level, loop_factory=uvloop.new_event_loop
-    )
+    try:
+        settings = flags.read(sys.argv[1:], os.environ)
+    except StatusError as error:
+        return _cannot_start(error)
+    return _run_drop_in(settings) if settings.drop_in else _run(settings)
+
+
+def _run(settings: WorkerSettings) -> int:
+    async def program(stop: Stop) -> None:
+        await serve(settings, stop)
+
+    return lifetime.run(program, log_level=settings.log_level, loop_factory=uvloop.new_event_loop)
+
+
+def _run_drop_in(settings: WorkerSettings) -> int:
+    refusals: list[Exception] = []
+
+    async def program(stop: Stop) -> None:
+        try:
+            await serve(settings, stop)
+        except Exception as error:
+            if stop.requested:  # it had started: something broke later
+                raise
+            refusals.append(error)
+
+    status = lifetime.run(program, log_level=settings.log_level, loop_factory=uvloop.new_event_loop)
+    return _cannot_start(refusals[0]) if refusals else status
+
+
+def _cannot_start(error: Exception) -> int:
+    """Say why in the words that scripts look for; the result is the exit status."""
+    code = Code.INVALID_ARGUMENT if isinstance(error, ValueError) else Code.UNKNOWN
+    if isinstance(error, ClusterError):
+        code = code_of(error)
+    sys.stdout.write(f"Failed to start server. Error: {code.name}: {error}\n")
+    return FAILED
 
 
 if __name__ == "__main__":
@@ -41,4 +79,5 @@ if __name__ == "__main__":
     # Everything that has an end has ended. To unload TensorFlow in good order would take another second, and cannot be
     # done at all while a thread that was left behind still loads a model.
     logging.shutdown()
+    sys.stdout.flush()
     os._exit(status)

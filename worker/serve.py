@@ -1,8 +1,10 @@
 """One worker's life: listen, load and warm the models, announce, serve; then withdraw, finish, and go.
 
-The order is the feature. The port is open from the beginning, so that health can be asked for and the port is known;
-`/readyz` and the registry say yes only when every model is warm. On the way out they say no first, requests keep being
-served for as long as somebody may not have heard of it, and the listener closes last.
+The order is the feature. A worker of a cluster opens its ports at the beginning, so that health can be asked for and
+the ports are known; `/readyz` and the registry say yes only when every model is warm. A drop-in for
+tensorflow_model_server opens them when the models are there, because that is how its users know. On the way out both
+say no first, requests keep being served for as long as somebody may not have heard of it, and the listeners close
+before the models go.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import dataclasses
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
@@ -24,7 +27,7 @@ from muster.lifetime import Stop
 from muster.values import Worker
 from worker.addresses import advertised, bind
 from worker.classify_api import ClassifyApi
-from worker.connections import listening
+from worker.doors import open_doors
 from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
@@ -38,28 +41,32 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: WorkerSettings, stop: Stop) -> None:
-    """Run a worker until `stop`. Raises ModelProblem, ValueError or OSError, one sentence, if it cannot."""
+    """Run a worker until `stop`. Raises ModelProblem, StatusError, ValueError or OSError, a sentence, if it cannot."""
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(
             open_registry(settings.registry, os.environ, stop, service=settings.service)
         )
-        sock = life.enter_context(bind(settings.host, settings.port))
+        sock = life.enter_context(bind(settings.host, settings.port)) if settings.serves_http else None
         catalogue = Catalogue()
-        state = State(_introduction(settings, sock.getsockname()[:2]), catalogue)
+        state = State(_introduction(settings, sock), catalogue)
         inference = Inference(
             runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
             batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
         )  # fmt: skip
         life.callback(inference.close)
         metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
-        api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
-        await life.enter_async_context(listening(api, sock, stop))
-
         manager = await life.enter_async_context(managing(settings, catalogue, inference.forget, stop))
+        http = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
+        doors = open_doors(settings, http, sock, stop)
+
+        if not settings.drop_in:
+            await life.enter_async_context(doors)
         if not await _unless_stopped(stop, manager.ready()):
             return
         state.started()
         state.worker = dataclasses.replace(state.worker, models=catalogue.names)
+        if settings.drop_in:
+            await life.enter_async_context(doors)
         listing = await life.enter_async_context(registry.announce(state.worker))
         log.info("%s is ready at %s", state.worker.id, state.worker.url)
 
@@ -67,7 +74,8 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         await _drain(settings, state, listing)
 
 
-def _introduction(settings: WorkerSettings, listens: tuple[str, int]) -> Worker:
+def _introduction(settings: WorkerSettings, sock: socket.socket | None) -> Worker:
+    listens = sock.getsockname()[:2] if sock is not None else (settings.host, settings.grpc_port)
     host, port = advertised(settings.advertise, listens)
     return Worker(
         id=worker_id(host, port, secrets.token_hex(4)),

@@ -149,8 +149,8 @@ def test_on_sigterm_it_says_so_serves_on_for_a_moment_and_ends_soon(worker: Proc
     ("flags", "status", "sentence"),
     [
         (["--model", "/does/not/exist"], 1, "there is nothing at /does/not/exist"),
-        (["--model", __file__], 1, "is neither a .keras file nor a frozen graph"),
-        (["--graph", __file__], 1, "is neither a .keras file nor a frozen graph"),
+        (["--model", __file__], 1, "is neither a .keras file"),
+        (["--graph", __file__], 1, "is neither a .keras file"),
         (["--model", "x", "--graph", "y"], 2, "give one of them"),
         (["--max-body", "much"], 2, "--max-body"),
         (["--log-level", "loud"], 2, "loud"),
