@@ -10,6 +10,7 @@
                                      kills a worker kills them all
     no answer in time              → give up: the worker may still be at it
     an error that says retry       → after its `Retry-After` or a growing pause; at once if another worker is known
+    a worker lacks the model       → ask the proxy once who has it now: models come and go
 
 and all of it within a number of attempts and a deadline.
 """
@@ -31,6 +32,7 @@ from muster.errors import (
     NotAnImage,
     TooLarge,
     UnexpectedAnswer,
+    UnknownModel,
     WorkerBroke,
     WorkerTimeout,
 )
@@ -40,6 +42,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
+_CHOICE = ("model", "version")
+"""What of a query decides which workers are of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Effort:
     attempts: int
     failures: int = 0
     broken: int = 0
+    misled: bool = False  # by an address of a worker that has not got the model any more
 
     def pause_after(self, error: ClusterError, now: float, rng: Random) -> float:
         """Seconds to let pass before the next attempt; raises `error` if there is to be none."""
@@ -119,8 +124,16 @@ class Effort:
         return pause
 
 
+@dataclass(slots=True)
+class _Known:
+    """The addresses that the proxy named to a question, without those that failed since."""
+
+    addresses: list[str] = field(default_factory=list)
+    good_until: float = 0.0
+
+
 class Planner:
-    """Makes the plans of one client; remembers the workers that its proxy named.
+    """Makes the plans of one client; remembers the workers that its proxy named for each model.
 
     `timeout` is in seconds and covers a whole plan, pauses included; `attempts` counts every failure in it.
     """
@@ -131,8 +144,7 @@ class Planner:
         self._attempts = attempts
         self._clock = clock
         self._rng = rng
-        self._peers: list[str] = []
-        self._peers_good_until = 0.0
+        self._peers: dict[tuple[str | None, ...], _Known] = {}  # by what they were named for
 
     def classify(
         self, uploads: Sequence[Upload], query: Mapping[str, str], *, p2p: bool
@@ -164,26 +176,34 @@ class Planner:
 
     def _persist(self, ask: Ask, p2p: bool) -> Plan[Reply]:
         effort = Effort(self._clock() + self._timeout, self._attempts)
+        known = self._peers.setdefault(tuple(map(ask.query.get, _CHOICE)), _Known()) if p2p else _Known()
         while True:
             peer = None
             try:
                 if p2p:
-                    peer = yield from self._peer(effort)
+                    peer = yield from self._peer(effort, ask, known)
                 return (yield from self._once(effort, f"http://{peer}" if peer else self.proxy, ask))
+            except UnknownModel:
+                known.addresses.clear()
+                if peer is None or effort.misled:
+                    raise
+                effort.misled = True
+                continue
             except ClusterError as error:
-                if peer in self._peers and error.status >= 500:
-                    self._peers.remove(peer)
+                if peer in known.addresses and error.status >= 500:
+                    known.addresses.remove(peer)
                 pause = effort.pause_after(error, self._clock(), self._rng)
-            if not (peer and self._peers):
+            if not (peer and known.addresses):
                 yield Pause(pause)
 
-    def _peer(self, effort: Effort) -> Plan[str]:
-        if not self._peers or self._clock() >= self._peers_good_until:
-            reply = yield from self._once(effort, self.proxy, Ask("/"))
+    def _peer(self, effort: Effort, ask: Ask, known: _Known) -> Plan[str]:
+        if not known.addresses or self._clock() >= known.good_until:
+            choice = {name: ask.query[name] for name in _CHOICE if name in ask.query}
+            reply = yield from self._once(effort, self.proxy, Ask("/", choice))
             named = answers.peers(reply.body)
-            self._peers = list(named.addresses)
-            self._peers_good_until = self._clock() + named.ttl
-        return self._peers[0]
+            known.addresses = list(named.addresses)
+            known.good_until = self._clock() + named.ttl
+        return known.addresses[0]
 
     def _once(self, effort: Effort, server: str, ask: Ask) -> Plan[Reply]:
         outcome = yield Send(server, ask, effort.deadline - self._clock())

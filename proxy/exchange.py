@@ -11,7 +11,7 @@ import logging
 from time import perf_counter
 from typing import Protocol
 
-from muster.errors import ClusterError, NoWorkers
+from muster.errors import ClusterError
 from proxy import dispatch
 from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
@@ -21,6 +21,7 @@ from proxy.replay import Copy
 from proxy.rewrite import CONTINUE, request_to_worker, response_to_client
 from proxy.roster import Seat
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
+from proxy.wants import ANY, wanted
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class Exchange:
 
     __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy",
                  "_refused", "_tried", "answered", "body_done", "closing", "complete", "connection", "head", "invited",
-                 "request_id", "seat", "started", "status", "tunnel")  # fmt: skip
+                 "request_id", "seat", "started", "status", "tunnel",
+                 "want")  # fmt: skip
 
     wants_body = True
 
@@ -75,6 +77,7 @@ class Exchange:
         self.complete = False  # the answer is; a tunnel's was its head
         self.status = 0
         self.tunnel = False
+        self.want = ANY
         self._attempts = Attempts()
         self._tried: list[Seat] = []
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
@@ -88,12 +91,13 @@ class Exchange:
     def start(self, data: Buffer, *, complete: bool) -> None:
         """Make the first attempt. `data` is what came of the body with the head; `complete`: it was all."""
         self.body_done = complete
+        self.want = wanted(self.head.method, self.head.target)
         if data:
             self.invited = True
             self._copy.keep(data)
         try:
-            self.seat = seat = self._commons.roster.lease(self._tried)
-        except NoWorkers as error:
+            self.seat = seat = self._commons.roster.lease(self._tried, self.want)
+        except ClusterError as error:  # nobody there, or nobody who has what is wanted
             self._client.on_failed(error, answered=False)
             return
         self._attempt(seat, fresh=False)
@@ -302,8 +306,8 @@ class Exchange:
         self.seat = None
         if step is Step.ANOTHER_WORKER:
             try:
-                self.seat = self._commons.roster.lease(self._tried)
-            except NoWorkers:
+                self.seat = self._commons.roster.lease(self._tried, self.want)
+            except ClusterError:  # the model may have gone with its last worker; how the attempt ended says more
                 pass
             else:
                 self._attempt(self.seat, fresh=False)
@@ -317,13 +321,13 @@ class Exchange:
         if seat is None or self.connection is None or self._next_step(Failure.DECLINED) is not Step.ANOTHER_WORKER:
             return False
         self._tried.append(seat)
-        if not any(other not in self._tried for other in roster.others(seat)):
+        if not roster.spare(self._tried, self.want):
             return False
         self._commons.stats.failures[Failure.DECLINED] += 1
         self.connection.drop()
         self.connection = None
         roster.release(seat, failed=True)
-        self.seat = roster.lease(self._tried)
+        self.seat = roster.lease(self._tried, self.want)
         self._attempt(self.seat, fresh=False)
         return True
 

@@ -74,11 +74,12 @@ class HttpApi:
                 "Vary": "Accept",
             }
             return web.Response(text=self._page, content_type="text/html", headers=headers)
-        return self._p2p.address(as_json="application/json" in accept)
+        grpc = request.query.get("grpc", "0") not in ("0", "false")
+        return self._p2p.address(request.raw_path, grpc=grpc, as_json="application/json" in accept)
 
     async def redirect(self, request: web.Request) -> web.Response:
         """The same request, to a worker."""
-        return self._p2p.redirect(request.raw_path[len(P2P) :])
+        return self._p2p.redirect(request.method, request.raw_path[len(P2P) :])
 
     async def workers(self, request: web.Request) -> web.Response:
         """The roster."""
@@ -92,9 +93,10 @@ class HttpApi:
         """Has at least one worker, and is not about to stop."""
         if self.commons.draining:
             raise Draining("this proxy is about to stop")
-        if not self.commons.roster.seats:
-            raise NoWorkers("no worker is listed")
-        return json_answer({"status": "ready", "workers": len(self.commons.roster.seats)})
+        serving = sum(not seat.worker.empty for seat in self.commons.roster.seats)
+        if not serving:
+            raise NoWorkers("no worker is listed that has a model")
+        return json_answer({"status": "ready", "workers": serving})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""

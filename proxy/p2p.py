@@ -2,6 +2,11 @@
 
 The choice is the roster's next worker, so those who ask for addresses are spread as evenly as those who are proxied.
 Only addresses from the registry are ever named.
+
+    GET /                            the HTTP address of a worker, for a request that names no model
+    GET /?model=NAME[&version=N]     of one that has the model
+    GET /?grpc[&model=NAME]          the gRPC address of one that speaks it
+    any /p2p/PATH                    307 to PATH at a worker that can serve it
 """
 
 from __future__ import annotations
@@ -12,8 +17,11 @@ from typing import Any
 
 from aiohttp import web
 
-from muster.errors import Forbidden
-from proxy.roster import Roster
+from discovery.worker_json import to_json
+from muster.errors import BadRequest, Forbidden
+from muster.values import Worker
+from proxy.roster import Roster, Seat
+from proxy.wants import Want, wanted
 
 MAX_ALTERNATES = 8
 _NEVER_STORE = {"Cache-Control": "no-store", "Vary": "Accept"}
@@ -33,26 +41,53 @@ class PeerToPeer:
         self._enabled = enabled
         self._ttl = ttl
 
-    def address(self, *, as_json: bool) -> web.Response:
-        """A worker's `host:port` and a newline; or JSON with alternates and the time (seconds) it is good for."""
+    def address(self, target: str, *, grpc: bool, as_json: bool) -> web.Response:
+        """A worker's `host:port` and a newline; or JSON with alternates and the time (seconds) it is good for.
+
+        `target` is the path and query asked with: what could be posted there is what the worker shall be able to do.
+        """
         self._check()
-        seat = self._roster.next()
+        seat, want = self._seat(wanted(b"POST", target.encode())._replace(grpc=grpc))
+        worker = seat.worker
         if not as_json:
-            return web.Response(text=seat.worker.address + "\n", headers=_NEVER_STORE)
+            address = worker.grpc_address if grpc else worker.address
+            return web.Response(text=f"{address}\n", headers=_NEVER_STORE)
+        others = [other.worker for other in self._roster.others(seat, want)[:MAX_ALTERNATES]]
         answer = {
-            "address": seat.worker.address,
-            "url": seat.worker.url,
-            "alternates": [other.worker.address for other in self._roster.others(seat)[:MAX_ALTERNATES]],
+            **_described(worker),
+            "url": worker.url,
+            "alternates": [other.address for other in others],
+            "workers": [_described(each) for each in (worker, *others)],
             "ttl": self._ttl,
         }
         return json_answer(answer, headers=_NEVER_STORE)
 
-    def redirect(self, target: str) -> web.Response:
+    def redirect(self, method: str, target: str) -> web.Response:
         """307 to the same request at a worker. `target` is the raw path and query behind `/p2p`."""
         self._check()
-        location = self._roster.next().worker.url + (target if target.startswith("/") else "/" + target)
+        target = target if target.startswith("/") else "/" + target
+        location = self._roster.next(want=wanted(method.encode(), target.encode())).worker.url + target
         return web.Response(status=307, text=location + "\n", headers={"Location": location, **_NEVER_STORE})
+
+    def _seat(self, want: Want) -> tuple[Seat, Want]:
+        """The next worker for whoever wants an address. It need not be clear yet which model it is for."""
+        try:
+            return self._roster.next(want=want), want
+        except BadRequest:
+            want = Want(grpc=want.grpc)
+            return self._roster.next(want=want), want
 
     def _check(self) -> None:
         if not self._enabled:
             raise Forbidden("the operator of this proxy switched P2P off; send your request to the proxy itself")
+
+
+def _described(worker: Worker) -> dict[str, Any]:
+    """Where it is, and what it has, as `discovery.worker_json` says it."""
+    told = to_json(worker)
+    return {
+        "address": worker.address,
+        "grpc": worker.grpc_address,
+        "models": told["models"],
+        "versions": told["versions"],
+    }

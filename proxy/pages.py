@@ -17,7 +17,15 @@ from prometheus_client.registry import Collector
 from discovery.registry import Registry
 from discovery.worker_json import to_json
 from proxy.commons import Commons
+from proxy.roster import Roster, Seat
 from proxy.stats import BUCKETS
+
+
+def state_of(roster: Roster, seat: Seat) -> str:
+    """`ready`; `resting` after a failure; `empty` for a worker that has no model at the moment."""
+    if seat.worker.empty:
+        return "empty"
+    return "resting" if roster.resting(seat) else "ready"
 
 
 def roster_json(commons: Commons, registry: Registry) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def roster_json(commons: Commons, registry: Registry) -> dict[str, Any]:
             | {
                 "address": seat.worker.address,
                 "url": seat.worker.url,
-                "state": "resting" if roster.resting(seat) else "ready",
+                "state": state_of(roster, seat),
                 "in_flight": seat.in_flight,
                 "picks": seat.picks,
                 "failures": seat.failures,
@@ -81,14 +89,14 @@ class Metrics(Collector):
         roster = self._commons.roster
         in_flight = GaugeMetricFamily("muster_proxy_in_flight", "Requests under way at a worker", labels=["worker"])
         picks = CounterMetricFamily("muster_proxy_picks", "Times that a worker was chosen", labels=["worker"])
-        states = {True: 0, False: 0}
+        states = {"ready": 0, "resting": 0, "empty": 0}
         for seat in roster.seats:
             in_flight.add_metric([seat.worker.id], seat.in_flight)
             picks.add_metric([seat.worker.id], seat.picks)
-            states[roster.resting(seat)] += 1
+            states[state_of(roster, seat)] += 1
         workers = GaugeMetricFamily("muster_proxy_workers", "Listed workers", labels=["state"])
-        workers.add_metric(["ready"], states[False])
-        workers.add_metric(["resting"], states[True])
+        for state, count in states.items():
+            workers.add_metric([state], count)
         yield from (in_flight, picks, workers)
         age = self._registry.contact_age
         if age is not None:

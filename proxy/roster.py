@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from muster.errors import NoWorkers
+from muster.errors import ClusterError, NoWorkers
 from muster.values import Snapshot, Worker
 from proxy.balancing import round_robin
 from proxy.offers import Offers
@@ -118,6 +118,13 @@ class Roster:
     def resting(self, seat: Seat) -> bool:
         """Is it left alone for now?"""
         return seat.rest_until > self._clock()
+
+    def spare(self, tried: Collection[Seat], want: Want = ANY) -> bool:
+        """Is a fit worker left that has what is wanted and is none of `tried`? False where `lease` would raise."""
+        try:
+            return any(seat not in tried for seat in self._round(want).upcoming)
+        except ClusterError:
+            return False
 
     def apply(self, snapshot: Snapshot) -> list[Worker]:
         """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the workers that left.

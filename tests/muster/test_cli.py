@@ -17,7 +17,13 @@ from muster.errors import BadRequest, NotAnImage, NoWorkers, UnknownModel
 from tests.muster.cluster import SEVEN, answering, nobody_there, serving
 
 ROOT = Path(__file__).parent.parent.parent
-WORKER = {"id": "ann", "address": "127.0.0.1:1", "models": ["digits"], "state": "ready"}
+WORKER = {
+    "id": "ann",
+    "address": "127.0.0.1:1",
+    "models": ["digits", "cats"],
+    "state": "ready",
+    "versions": {"digits": [1, 2]},
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ async def test_workers_are_a_table_for_people_and_lines_for_programs() -> None:
         lines = await muster("workers", "--json", "--proxy", url)
     assert [line.split() for line in table.out.splitlines()] == [
         ["worker", "address", "models", "state"],
-        ["ann", "127.0.0.1:1", "digits", "ready"],
+        ["ann", "127.0.0.1:1", "digits", "(1,", "2),", "cats", "ready"],
     ]
     assert json.loads(lines.out) == WORKER
 

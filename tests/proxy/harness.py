@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import h11
 
@@ -71,11 +72,20 @@ async def read_body(seen: Seen, reader: asyncio.StreamReader) -> None:
 class ScriptedWorker:
     """A worker whose every answer is up to the test. It is found healthy when the proxy probes it."""
 
-    def __init__(self, answer: Answer | None = None, *, replay_safe: bool = True, name: str = "") -> None:
+    def __init__(
+        self,
+        answer: Answer | None = None,
+        *,
+        replay_safe: bool = True,
+        name: str = "",
+        models: Mapping[str, Sequence[int]] | None = MappingProxyType({"digits": (1,)}),
+    ) -> None:
         (self.port,) = free_ports(1)
         self.id = name or f"worker-{self.port}"
         self.answer = answer or always(response(self.id.encode()))
-        self.worker = Worker(self.id, "127.0.0.1", self.port, ("digits",), replay_safe=replay_safe)
+        self.worker = Worker(self.id, "127.0.0.1", self.port, replay_safe=replay_safe)
+        if models is not None:
+            self.worker = self.worker.serving(models)
         self.seen: list[Seen] = []
         self.open = 0  # connections
         self.accepted = 0

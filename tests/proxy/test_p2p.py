@@ -36,7 +36,7 @@ async def test_an_address_for_programs_names_alternates_and_how_long_it_is_good(
 
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"DELETE"])
 async def test_any_request_is_redirected_to_a_worker_with_its_path_untouched(method: bytes) -> None:
-    worker = ScriptedWorker()
+    worker = ScriptedWorker(models={"a/b": [1]})
     async with cluster(worker) as proxy:
         got = await proxy.ask(method + b" /p2p/v1/models/a%2Fb:predict?x=%21 HTTP/1.1\r\nHost: test\r\n\r\n")
     assert got.status == 307
