@@ -85,12 +85,23 @@ def load(cls: type[T], argv: Sequence[str], environ: Mapping[str, str], prefix: 
         parser.error(str(error))
 
 
-def settle(cls: type[T], given: Mapping[str, str | bool], environ: Mapping[str, str], prefix: str) -> T:
+def settle(
+    cls: type[T],
+    given: Mapping[str, str | bool],
+    environ: Mapping[str, str],
+    prefix: str,
+    flags: Mapping[str, str] | None = None,
+) -> T:
     """The settings from what flags said, by the fields' names, and from the environment for the rest.
 
+    `flags` has the names of flags that are called otherwise than their fields, for complaints about them.
     Raises ValueError, one sentence, for a value that cannot be read and for settings that do not go together.
     """
-    return cls(**{field.name: _value(field, given, environ, prefix) for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        flag = (flags or {}).get(field.name, _flag(field))
+        values[field.name] = _value(field, given.get(field.name), flag, environ, _variable(prefix, field))
+    return cls(**values)
 
 
 def _booleans(cls: type) -> frozenset[str]:
@@ -130,13 +141,11 @@ def _variable(prefix: str, field: dataclasses.Field[Any]) -> str:
 
 
 def _value(
-    field: dataclasses.Field[Any], given: Mapping[str, str | bool], environ: Mapping[str, str], prefix: str
+    field: dataclasses.Field[Any], text: str | bool | None, flag: str, environ: Mapping[str, str], variable: str
 ) -> Any:
-    text: str | bool | None = given.get(field.name)
-    source = _flag(field)
+    source = flag
     if text is None:
-        source = _variable(prefix, field)
-        text = environ.get(source)
+        source, text = variable, environ.get(variable)
     if text is None or isinstance(text, bool):
         return field.default if text is None else text
     try:

@@ -49,6 +49,7 @@ _FIELDS: dict[str, dataclasses.Field[Any]] = {
     for field in dataclasses.fields(WorkerSettings)
 }
 """Every setting, by the name that it has on such a command line."""
+_CALLED = {field.name: f"--{name}" for name, field in _FIELDS.items()}
 
 
 class BadValue(ValueError):
@@ -69,7 +70,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str], prefix: str, program: 
         given, unknown = parse(argv)
         if "help" in given:
             raise BadValue
-        settings = settle(WorkerSettings, _with_defaults(given, environ, prefix), environ, prefix)
+        settings = settle(WorkerSettings, _with_defaults(given, environ, prefix), environ, prefix, _CALLED)
     except ValueError as error:
         sys.stderr.write(f"{error}\n" if error.args else "")
         sys.stdout.write(_usage(program))
