@@ -3,6 +3,7 @@
 Every beat passes the worker's TTL check, from the event loop that serves its requests, so the beats stop when serving
 stops. A beat that finds the worker forgotten registers it again at once. Once in a while the whole registration is sent
 again, whether it seems needed or not: that repairs what somebody else changed in it, and wakes nobody if nothing was.
+What the worker says anew of itself is sent at once, in the same way, so its checks keep their state.
 One lock keeps the writes in order: nothing that lists the worker can overtake its withdrawal or its leaving.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from discovery import records
 from discovery.consul_http import Refused, RegistryTrouble
@@ -64,12 +66,14 @@ class _ConsulListing:
         self.begun = asyncio.Event()  # the first attempt is over, whatever came of it
         self._writes = writes
         self._worker = worker
+        self._service = service
         self._registration = records.registration(worker, service, rhythm.ttl)
+        self._listed: Mapping[str, Any] | None = None  # what was registered last
+        self._news = asyncio.Event()  # the worker says something else of itself
         self._rhythm = rhythm
         self._rng = rng
         self._lock = asyncio.Lock()
         self._trouble = Trouble(log, f"the registry listens to {worker.id} again")
-        self._listed = False
         self._assert_at = 0.0  # by the loop's clock
         self._withdrawn: str | None = None  # the reason
         self._withdrawal_told = False
@@ -80,7 +84,16 @@ class _ConsulListing:
         while True:
             due = loop.time() + await self._step()
             self.begun.set()
-            await asyncio.sleep(due - loop.time())
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._news.wait()
+
+    def update(self, worker: Worker) -> None:
+        """See `Listing.update`."""
+        if (worker.id, worker.address) != (self._worker.id, self._worker.address):
+            raise ValueError(f"{self._worker.id} cannot become {worker.id} at {worker.address}")
+        self._registration = records.registration(worker, self._service, self._rhythm.ttl)
+        self._news.set()
 
     async def withdraw(self, reason: str) -> None:
         """See `Listing.withdraw`."""
@@ -106,6 +119,7 @@ class _ConsulListing:
     async def _step(self) -> float:
         """Bring the registry one step nearer to the truth. The result is when to take the next: in so many seconds."""
         async with self._lock:
+            self._news.clear()
             try:
                 if self._withdrawn is None:
                     await self._stay_listed()
@@ -122,18 +136,19 @@ class _ConsulListing:
             return self._rhythm.beat
 
     async def _stay_listed(self) -> None:
-        if not self._listed:
+        if self._listed is None:
             await self._register(afresh=True)
             log.info("%s is listed at %s", self._worker.id, self._worker.address)
             return
-        if asyncio.get_running_loop().time() >= self._assert_at:
+        if self._listed is not self._registration or asyncio.get_running_loop().time() >= self._assert_at:
             await self._register(afresh=False)  # which is no heartbeat
         if not await self._writes.beat(records.ttl_check_id(self._worker.id)):
             log.warning("the registry has forgotten %s, which registers again", self._worker.id)
             await self._register(afresh=False)
 
     async def _register(self, *, afresh: bool) -> None:
-        await self._writes.register(self._registration, afresh=afresh)
-        self._listed = True
+        registration = self._registration  # which may be another one when this one is through
+        await self._writes.register(registration, afresh=afresh)
+        self._listed = registration
         third = self._rhythm.assertion / 3
         self._assert_at = asyncio.get_running_loop().time() + self._rng.uniform(2 * third, 4 * third)

@@ -28,7 +28,7 @@ from discovery.embedded_payload import BadPayload, duration, service
 from discovery.endpoints import join
 from muster.lifetime import Stop, supervised
 
-MAX_BODY = 64 * 1024  # bytes
+MAX_BODY = 512 * 1024  # bytes; thousands of versions
 MAX_WAIT = 600.0  # seconds, and half of it where none is asked for; as in Consul
 
 

@@ -19,7 +19,7 @@ from discovery.worker_json import from_json
 from muster import wire
 from muster.values import Worker
 
-_MAX_ANSWER = 64 * 1024  # bytes
+_MAX_ANSWER = 512 * 1024  # bytes; thousands of versions
 
 
 class Probe:

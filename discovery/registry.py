@@ -17,6 +17,13 @@ from muster.values import Snapshot, Worker
 class Listing(Protocol):
     """A worker's place in the registry, for as long as its `announce` block lasts."""
 
+    def update(self, worker: Worker) -> None:
+        """Say this of the worker from now on: the same one, at the same place, with other models or a new weight.
+
+        Returns at once; watchers see it within milliseconds, or when the registry is back. What was said last counts,
+        and nothing does after `withdraw`. Raises ValueError for what `announce` would not have listed.
+        """
+
     async def withdraw(self, reason: str) -> None:
         """Tell every watcher to send nothing new; the requests in flight go on. It cannot be taken back.
 

@@ -68,6 +68,9 @@ class StaticRegistry:
 
 
 class _Unlisted:
+    def update(self, worker: Worker) -> None:
+        """Whoever has the worker on a list reads it on its `/readyz`."""
+
     async def withdraw(self, reason: str) -> None:
         """Whoever has the worker on a list sees it drain by its `/readyz`."""
 

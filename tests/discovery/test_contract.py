@@ -25,7 +25,8 @@ BRISK = Rhythm(ttl=0.6)
 async def test_a_watcher_sees_everything_a_worker_said_about_itself(place: Place, service: str, worker: Make) -> None:
     ann = dataclasses.replace(
         worker("ann"),
-        models=("digits", "flowers"),
+        models=("a/b, c%2Fd", "digits", "flowers é"),
+        versions=(("a/b, c%2Fd", 1), ("digits", 2), ("digits", 2**63 - 1)),
         grpc_port=8500,
         version="1.2.3",
         replay_safe=True,
@@ -34,6 +35,19 @@ async def test_a_watcher_sees_everything_a_worker_said_about_itself(place: Place
     )
     async with registry_at(place, service) as registry, registry.announce(ann), watching(registry) as eyes:
         assert await eyes.see(ann.id) == (ann,)
+
+
+async def test_a_watcher_tells_a_worker_without_models_from_one_that_does_not_say(
+    place: Place, service: str, worker: Make
+) -> None:
+    ann, bob = worker("ann").serving({}), worker("bob")
+    async with (
+        registry_at(place, service) as registry,
+        registry.announce(ann),
+        registry.announce(bob),
+        watching(registry) as eyes,
+    ):
+        assert [seen.models for seen in await eyes.see(ann.id, bob.id)] == [(), None]
 
 
 async def test_the_first_snapshot_comes_at_once_even_when_nobody_is_there(place: Place, service: str) -> None:
@@ -85,6 +99,85 @@ async def test_a_withdrawn_worker_gets_nothing_new_and_stays_listed(place: Place
         assert "draining" in [check["Output"] or check.get("Notes") for check in record["Checks"]] + [
             check.get("Notes") for check in record["Checks"]
         ]
+
+
+async def test_a_worker_that_changes_is_seen_changed_at_once_and_never_missing(
+    place: Place, service: str, worker: Make
+) -> None:
+    ann = worker("ann").serving({"digits": [1]})
+    async with (
+        registry_at(place, service) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann) as listing,
+    ):
+        await eyes.see(ann.id)
+        began = len(eyes.snapshots)
+        for version in range(2, 8):
+            changed = ann.serving({"digits": [version - 1, version], "late": [version]})
+            listing.update(changed)
+            await eyes.until(lambda workers, changed=changed: workers == (changed,), within=Rhythm().beat)  # type: ignore[misc]
+        assert all([one.id for one in seen.workers] == [ann.id] for seen in eyes.snapshots[began:])
+        (record,) = await records_of(place, service)
+        assert {check["Status"] for check in record["Checks"]} == {"passing"}
+
+
+async def test_of_changes_in_a_row_the_last_one_counts(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with registry_at(place, service) as registry, watching(registry) as eyes, registry.announce(ann) as listing:
+        for version in range(1, 50):
+            listing.update(ann.serving({"digits": [version]}))
+        await eyes.until(lambda workers: workers == (ann.serving({"digits": [49]}),), within=Rhythm().beat)
+
+
+async def test_a_change_outlives_an_outage_of_the_registry(own_place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann").serving({"digits": [1]})
+    async with (
+        registry_at(own_place, service, BRISK) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann) as listing,
+    ):
+        await eyes.see(ann.id)
+        await own_place.stop()
+        listing.update(ann.serving({"digits": [2]}))
+        listing.update(ann.serving({"digits": [3]}))
+        await own_place.start()
+
+        async def listed() -> bool:
+            return [record["Service"]["Tags"] for record in await records_of(own_place, service)] == [
+                ["model:digits", "version:digits/3"]
+            ]
+
+        await eventually(listed)
+
+
+async def test_a_change_does_not_bring_a_withdrawn_worker_back(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with (
+        registry_at(place, service, BRISK) as registry,
+        watching(registry) as eyes,
+        registry.announce(ann) as listing,
+    ):
+        await eyes.see(ann.id)
+        listing.update(ann.serving({"digits": [1]}))
+        await listing.withdraw("draining")
+        listing.update(ann.serving({"digits": [2]}))
+        await eyes.see()
+        known = len(eyes.snapshots)
+        # Another worker comes and goes, and several beats are due meanwhile.
+        async with registry.announce(worker("bob")):
+            await eyes.see(worker("bob").id)
+        await eyes.see()
+        assert all(ann.id not in [one.id for one in seen.workers] for seen in eyes.snapshots[known:])
+
+
+async def test_a_change_cannot_make_another_worker_of_it(place: Place, service: str, worker: Make) -> None:
+    ann = worker("ann")
+    async with registry_at(place, service) as registry, registry.announce(ann) as listing:
+        for other in (worker("bob"), dataclasses.replace(ann, port=ann.port % 65535 + 1)):
+            with pytest.raises(ValueError, match="cannot become"):
+                listing.update(other)
+        with pytest.raises(ValueError, match="weight"):
+            listing.update(dataclasses.replace(ann, weight=0))
 
 
 async def test_no_repair_brings_a_withdrawn_worker_back(place: Place, service: str, worker: Make) -> None:

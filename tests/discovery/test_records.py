@@ -103,6 +103,36 @@ def test_only_tags_that_name_models_are_models() -> None:
     assert read([record(Tags=tags)]).workers[0].models == ("digits", "with:colon")
 
 
+def test_a_service_that_names_no_model_does_not_say_that_it_has_none() -> None:
+    for meta in ({}, {"models": "somebody else's"}):
+        assert read([record(Tags=["v1"], Meta=meta)]).workers[0].models is None
+    assert read([record(Tags=["v1"], Meta={"models": ""})]).workers[0].models == ()
+
+
+def test_only_tags_that_number_a_known_model_are_versions() -> None:
+    tags = ["version:digits/2", "model:digits", "version:digits/1", "version:digits/1"]
+    strange = [
+        "1.0",
+        "digits",
+        "digits/",
+        "digits/-1",
+        "digits/x",
+        "digits/9223372036854775808",
+        "cats/1",
+        "/1",
+        "digits/²",
+    ]
+    tags += ["version:" + text for text in strange]
+    assert read([record(Tags=tags)]).workers[0].versions == (("digits", 1), ("digits", 2))
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_any_name_of_a_model_survives_as_a_tag_that_can_stand_in_a_list(name: str) -> None:
+    registered = registration(ANN.serving({name: [7]}), "worker", ttl=3)
+    assert not any(set(tag) & set(", \t\r\n\0\"'") for tag in registered["tags"])
+    assert read([listed(registered)]).workers[0].versions == ((name, 7),)
+
+
 def test_metadata_that_makes_no_sense_is_no_metadata() -> None:
     meta = {"grpc_port": "99999", "capacity": "many", "replay_safe": "maybe"}
     assert read([record(Meta=meta)]).workers == (Worker(id="ann", host="10.0.0.1", port=8501),)
@@ -177,12 +207,13 @@ def test_two_services_that_share_an_id_stay_two() -> None:
 
 
 _TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=30)
+_MODELS = st.dictionaries(_TEXT.filter(bool), st.lists(st.integers(0, 2**63 - 1), max_size=3), max_size=4)
 _WORKERS = st.builds(
-    Worker,
+    lambda models, **more: Worker(**more) if models is None else Worker(**more).serving(models),
     id=st.from_regex(r"[!-~]{1,60}", fullmatch=True),
     host=st.one_of(st.sampled_from(["127.0.0.1", "10.1.2.3", "::1", "fd00::7", "worker-1", "gpu.example.org"])),
     port=st.integers(1, 65535),
-    models=st.lists(_TEXT.filter(bool), max_size=5).map(tuple),
+    models=st.none() | _MODELS,
     grpc_port=st.none() | st.integers(1, 65535),
     version=_TEXT,
     replay_safe=st.booleans(),

@@ -102,7 +102,7 @@ async def test_a_worker_of_ours_tells_everything_but_where_it_is(server: Server)
 
 @pytest.mark.parametrize(
     "body",
-    [b"ok", b"[]", b"{}", b'{"worker": 5}', b'{"worker": {"id": "a b"}}', b'{"worker": {"models": 3}}', b" " * 70_000],
+    [b"ok", b"[]", b"{}", b'{"worker": 5}', b'{"worker": {"id": "a b"}}', b'{"worker": {"models": 3}}', b" " * 600_000],
     ids=lambda body: repr(body)[:30],
 )
 async def test_what_does_not_say_properly_who_it_is_is_known_by_its_address(server: Server, body: bytes) -> None:

@@ -35,6 +35,8 @@ def test_members_of_a_later_version_are_ignored() -> None:
         {"port": True},
         {"models": "digits"},
         {"models": [1]},
+        {"models": ["a"], "versions": [1]},
+        {"models": ["a"], "versions": {"a": 1}},
         {"replay_safe": 1},
         {"weight": 0},
     ],
@@ -43,6 +45,17 @@ def test_members_of_a_later_version_are_ignored() -> None:
 def test_a_member_of_the_wrong_type_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         from_json({"id": "a", "host": "h", "port": 1, **wrong})
+
+
+def test_the_versions_stand_under_the_name_of_their_model() -> None:
+    told = to_json(Worker(id="a", host="h", port=1).serving({"digits": [2, 1], "cats": []}))
+    assert (told["models"], told["versions"]) == (["digits", "cats"], {"digits": [1, 2]})
+
+
+def test_versions_that_cannot_be_are_left_out() -> None:
+    versions = {"digits": [True, "1", -1, 2**63, 3, 3], "cats": [1]}
+    worker = from_json({"id": "a", "host": "h", "port": 1, "models": ["digits"], "versions": versions})
+    assert worker.versions == (("digits", 3),)
 
 
 def test_a_restarted_worker_has_a_new_id() -> None:
