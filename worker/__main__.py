@@ -14,6 +14,7 @@ from muster import lifetime
 from muster.errors import ClusterError
 from muster.lifetime import Stop
 from worker import flags
+from worker.messages.config import BadConfig
 from worker.serve import serve
 from worker.serving_flags import FAILED
 from worker.settings import WorkerSettings
@@ -67,11 +68,24 @@ def _run_drop_in(settings: WorkerSettings) -> int:
 
 def _cannot_start(error: Exception) -> int:
     """Say why in the words that scripts look for; the result is the exit status."""
-    code = Code.INVALID_ARGUMENT if isinstance(error, ValueError) else Code.UNKNOWN
-    if isinstance(error, ClusterError):
-        code = code_of(error)
-    sys.stdout.write(f"Failed to start server. Error: {code.name}: {error}\n")
+    sentence = str(error)
+    if isinstance(error, BadConfig):
+        sys.stderr.write(f"Error parsing text-format {error.kind}: {sentence}\n")
+        sentence = f"Invalid protobuf file: '{error.source}'"
+    sys.stdout.write(f"Failed to start server. Error: {_code(error).name}: {sentence}\n")
     return FAILED
+
+
+def _code(error: Exception) -> Code:
+    match error:
+        case ClusterError():
+            return code_of(error)
+        case ValueError():
+            return Code.INVALID_ARGUMENT
+        case FileNotFoundError():
+            return Code.NOT_FOUND
+        case _:
+            return Code.UNKNOWN
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ SSLConfig: Final = message_class("tensorflow.serving.SSLConfig")
 
 
 class BadConfig(ValueError):
-    """A configuration file that cannot be read as what it should be. `kind` is the message's full name."""
+    """A configuration file that cannot be read as what it should be: the message whose full name is `kind`."""
 
-    def __init__(self, sentence: str, kind: str) -> None:
+    def __init__(self, sentence: str, kind: str, source: str) -> None:
         super().__init__(sentence)
         self.kind = kind
+        self.source = source
 
 
 def read_config(path: Path, message: Any) -> Any:
@@ -35,6 +36,6 @@ def parse_config(text: bytes, message: Any, source: str) -> Any:
     try:
         return text_format.Parse(text.decode("utf-8"), message(), descriptor_pool=POOL)
     except UnicodeDecodeError:
-        raise BadConfig(f"{source} is not a text file in UTF-8", kind) from None
+        raise BadConfig(f"{source} is not a text file in UTF-8", kind, source) from None
     except text_format.ParseError as error:
-        raise BadConfig(f"{source}: {error}", kind) from None
+        raise BadConfig(f"{source}: {error}", kind, source) from None

@@ -1,0 +1,88 @@
+"""`python -m worker` with tensorflow_model_server's flags, as a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+PATIENCE = 60.0
+
+
+class ModelServer:
+    """A drop-in of its own process, on ports that were free; `out` and `log` are what it wrote."""
+
+    def __init__(self, directory: Path, *flags: str, ports: tuple[int, int] | None = None, **environ: str) -> None:
+        self.grpc, self.rest = ports or free_ports()
+        self._files = directory / "out", directory / "log"
+        command = [sys.executable, "-m", "worker", f"--port={self.grpc}", f"--rest_api_port={self.rest}", *flags]
+        with self._files[0].open("w") as out, self._files[1].open("w") as log:
+            self.popen = subprocess.Popen(command, stdout=out, stderr=log, env={**os.environ, **environ})
+
+    def __enter__(self) -> ModelServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+    @property
+    def out(self) -> str:
+        return self._files[0].read_text()
+
+    @property
+    def log(self) -> str:
+        return self._files[1].read_text()
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.rest}"
+
+    def ready(self) -> ModelServer:
+        """This server, when the port of REST answers: it opens last."""
+        self.until("it listens", lambda: listens(self.rest))
+        return self
+
+    def predict(self, model: str, x: float) -> object:
+        """What half_plus_two and its kin make of a number, or the error."""
+        answer = httpx.post(f"{self.url}/v1/models/{model}:predict", json={"instances": [x]}).json()
+        return answer["predictions"][0] if "predictions" in answer else answer["error"]
+
+    def until(self, what: str, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"not so: {what}\n{self.log}{self.out}"
+            assert self.popen.poll() is None, f"it ended before: {what}\n{self.log}{self.out}"
+            threading.Event().wait(0.02)
+
+    def end(self) -> int:
+        """Its exit status after a SIGTERM."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(PATIENCE)
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    """Does anybody listen on that port of this machine?"""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
