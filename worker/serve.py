@@ -10,7 +10,6 @@ before the models go.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import secrets
@@ -49,10 +48,7 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         sock = life.enter_context(bind(settings.host, settings.port)) if settings.serves_http else None
         catalogue = Catalogue()
         state = State(_introduction(settings, sock), catalogue)
-        inference = Inference(
-            runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
-            batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
-        )  # fmt: skip
+        inference = Inference(settings)
         life.callback(inference.close)
         metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
         manager = await life.enter_async_context(managing(settings, catalogue, inference.forget, stop))
@@ -64,10 +60,11 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         if not await _unless_stopped(stop, manager.ready()):
             return
         state.started()
-        state.worker = dataclasses.replace(state.worker, models=catalogue.names)
         if settings.drop_in:
             await life.enter_async_context(doors)
         listing = await life.enter_async_context(registry.announce(state.worker))
+        catalogue.on_change(lambda: listing.update(state.worker))
+        listing.update(state.worker)  # what changed while it was being listed
         log.info("%s is ready at %s", state.worker.id, state.worker.url)
 
         await stop.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from muster.errors import Draining, Loading
@@ -15,13 +15,16 @@ class State:
     """One worker's state. It only ever goes forward."""
 
     def __init__(self, worker: Worker, catalogue: Catalogue) -> None:
-        self.worker = worker
+        self.worker = worker.serving(catalogue.available)
+        """What it says of itself; it follows the catalogue, and is up to date when others hear of a change."""
         self._catalogue = catalogue
+        catalogue.on_change(self._describe)
         self._started = False
         self._draining = False
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._on_change: list[Callable[[], None]] = []
 
     @property
     def name(self) -> str:
@@ -57,10 +60,24 @@ class State:
     def started(self) -> None:
         """The models that were wanted from the beginning are there."""
         self._started = True
+        self._changed()
+
+    def _describe(self) -> None:
+        self.worker = self.worker.serving(self._catalogue.available)
 
     def drain(self) -> None:
         """No new requests, please."""
         self._draining = True
+        self._changed()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever `check_ready` may have another answer."""
+        self._on_change.append(callback)
+        self._catalogue.on_change(callback)
+
+    def _changed(self) -> None:
+        for callback in self._on_change:
+            callback()
 
     @contextmanager
     def request(self) -> Iterator[None]:
