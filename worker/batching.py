@@ -1,11 +1,13 @@
 """Many callers in, one call out; it knows neither HTTP nor TensorFlow.
 
-A `Batcher` collects items for one function that works on lists. `Runners` are the threads in which such functions run,
-shared by all batchers of a process. Nothing waits while a runner is free: a batch is what queued up while all were
-busy, unless a wait is asked for. What must stay true:
+A `Batcher` is a queue in front of a function that works on lists, and has `Runners` call it. Nothing waits while a
+runner is free: a batch is what queued up while all were busy, unless a wait is asked for. What must stay true:
 
-- every submitted item gets exactly one outcome, its own: if a call fails, each item of it is called alone;
-- an item whose caller has gone costs no call, and a full queue refuses at once;
+- every submitted item gets exactly one outcome, its own. If a call fails, its halves are called, and so on down to
+  single items, so nobody pays for a neighbour; and after a failure batches are small until some went well, so that
+  somebody who sends bad items all the time cannot multiply the work;
+- an item whose caller has gone, or whose deadline has passed, costs no call and no place, and a full queue refuses at
+  once;
 - state changes only in the event loop, in plain functions without an `await`, so each change is whole before anybody
   can look. There is no background task that could die.
 """
@@ -13,195 +15,230 @@ busy, unless a wait is asked for. What must stay true:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from muster.errors import Draining, Overloaded
+from muster.errors import Draining
+from worker.batching_queue import Queue
+from worker.runners import Call, Threads
+from worker.status import Code, StatusError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_TIMER_IS_EARLY_BY = 0.002
-"""Seconds. An event loop rounds its timers, and a batch that is not due when its timer fires would wait for ever."""
+OVERDUE = (Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+"""A deadline passed while the item ran."""
+LATE = (Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
+"""A deadline passed while the item waited for its batch to run."""
+_BOUNDLESS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Ran(Generic[Out]):
-    """What became of an item: its result, the seconds it waited and ran, and how many items shared the call."""
+    """What became of an item: its result, the seconds it waited and ran, how many rows shared the call, and how many
+    more were padding.
+    """
 
     result: Out
     waited: float
     took: float
     batch: int
+    padding: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Ticket(Generic[In, Out]):
     item: In
-    answer: asyncio.Future[Ran[Out]]
+    rows: int
+    kind: Hashable
     since: float
+    deadline: float
+    answer: asyncio.Future[Ran[Out]]
 
 
-class _Line(Protocol):
-    """Somebody with work for a runner."""
-
-    def next_call(self) -> Callable[[], Callable[[], None]] | None:
-        """Take up to a batch off the queue: what to do in a thread, which returns what to do afterwards in the loop."""
-
-    @property
-    def due(self) -> bool:
-        """Is there work that need not wait for company any longer?"""
-
-
-class Runners:
-    """A fixed number of threads; batchers with waiting work take turns."""
-
-    def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="runner")
-        self._free = count
-        self._lines: deque[_Line] = deque()
-
-    def __repr__(self) -> str:
-        return f"<Runners: {self._free} free, {len(self._lines)} lines waiting>"
-
-    def offer(self, line: _Line) -> None:
-        """Let `line` have a runner, now or as soon as one is free."""
-        if line not in self._lines:
-            self._lines.append(line)
-        self._go_on()
-
-    def close(self) -> None:
-        """End the threads. A call that runs is not waited for, its outcome is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _go_on(self) -> None:
-        while self._free and self._lines:
-            line = self._lines.popleft()
-            call = line.next_call() if line.due else None
-            if call is None:
-                continue
-            if line.due:
-                self._lines.append(line)
-            self._free -= 1
-            asyncio.get_running_loop().run_in_executor(self._pool, call).add_done_callback(self._done)
-
-    def _done(self, future: asyncio.Future[Callable[[], None]]) -> None:
-        self._free += 1
-        if not future.cancelled():
-            future.result()()
-        self._go_on()
+_Outcome: TypeAlias = tuple[Any, int]
+"""A result or exception, and the rows of the call it is from."""
 
 
 class Batcher(Generic[In, Out]):
-    """A queue in front of `call`, which takes 1 to `size` items, returns as many results and runs in a thread.
+    """A queue in front of `call`, which takes some items, returns as many results or exceptions, and runs in a thread.
 
-    `limit` items may wait; `wait` seconds at most may the first of them wait for company although a runner is free.
+    A call gets items of one kind and at most `size` rows together, which `padded` may make more. `backlog` batches may
+    wait; `wait` seconds at most may the first item of a batch wait for company although a runner is free. `late` is the
+    error of those whose deadline passes before they run.
     """
 
     def __init__(
         self,
-        call: Callable[[Sequence[In]], Sequence[Out]],
-        runners: Runners,
+        call: Callable[[Sequence[In]], Sequence[Out | Exception]],
+        runners: Threads,
         *,
-        size: int,
-        limit: int,
+        size: int = 1,
+        backlog: int | None = None,
         wait: float = 0.0,
+        padded: Callable[[int], int] = lambda rows: rows,
+        late: tuple[Code, str] = LATE,
     ) -> None:
         self._call = call
         self._runners = runners
-        self._size = size
-        self._limit = limit
+        self._backlog = backlog
         self._wait = wait
-        self._waiting: deque[_Ticket[In, Out]] = deque()
+        self._padded = padded
+        self._late = late
+        self._queue: Queue[_Ticket[In, Out]] = Queue(size, backlog, wait)
+        self._trust = _BOUNDLESS  # so many items are run together
+        self._running = 0
+        self._idle: asyncio.Event | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Batcher: {len(self._waiting)} waiting>"
+        return f"<Batcher: {self.waiting} waiting, {self._running} calls>"
 
     @property
     def waiting(self) -> int:
         """Items in the queue whose callers are still there."""
-        self._forget_the_gone()
-        return len(self._waiting)
+        return len(self._queue)
 
-    async def submit(self, item: In) -> Ran[Out]:
-        """The outcome of `item`. Raises what `call` raised for it, Overloaded, or Draining after `close`."""
-        if self._closed:
-            raise Draining("this worker is stopping")
-        if len(self._waiting) >= self._limit:
-            self._forget_the_gone()
-        if len(self._waiting) >= self._limit:
-            raise Overloaded(f"{len(self._waiting)} images are already waiting here", queue=len(self._waiting))
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket[In, Out](item, loop.create_future(), loop.time())
-        self._waiting.append(ticket)
-        if self._wait and len(self._waiting) < self._size:
-            loop.call_at(ticket.since + self._wait, self._runners.offer, self)
-        else:
-            self._runners.offer(self)
-        return await ticket.answer
+    @property
+    def busy(self) -> bool:
+        """Does anything wait or run?"""
+        return bool(self._running or self._queue)
+
+    @property
+    def full(self) -> bool:
+        """Would any item be refused?"""
+        return self._queue.full
+
+    async def submit(self, item: In, rows: int = 1, kind: Hashable = None, deadline: float | None = None) -> Ran[Out]:
+        """The outcome of `item`. See `submit_all`."""
+        return (await self.submit_all([(item, rows)], kind, deadline))[0]
+
+    async def submit_all(
+        self, items: Sequence[tuple[In, int]], kind: Hashable = None, deadline: float | None = None
+    ) -> list[Ran[Out]]:
+        """The outcomes of items of so many rows each, which are admitted together or not at all.
+
+        `deadline` is by the loop's clock. Raises what `call` raised for one of them; StatusError, UNAVAILABLE from a
+        full queue or what is said about deadlines above; or Draining after `close`.
+        """
+        tickets = self._admit(items, kind, deadline)
+        timeout = asyncio.timeout_at(deadline)
+        try:
+            async with timeout:
+                return [await ticket.answer for ticket in tickets]
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            waited = any(ticket in self._queue for ticket in tickets)
+            raise StatusError(*(self._late if waited else OVERDUE)) from None
+        finally:
+            for ticket in tickets:
+                self._queue.leave(ticket)
+                if not ticket.answer.cancel() and not ticket.answer.cancelled():
+                    ticket.answer.exception()  # of several only the first is raised; nobody misses the others
+
+    async def idle(self) -> None:
+        """Return when no call is under way. Its callers may have gone long before."""
+        if self._running:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
 
     def close(self) -> None:
         """Refuse what comes and what waits. Calls that run go on."""
         self._closed = True
-        while self._waiting:
-            ticket = self._waiting.popleft()
+        for ticket in self._queue.clear():
             if not ticket.answer.done():
                 ticket.answer.set_exception(Draining("this worker is stopping"))
 
     @property
     def due(self) -> bool:
-        """Is there work that need not wait for company any longer?"""
-        self._forget_the_gone()
-        if not self._waiting:
-            return False
-        waited = asyncio.get_running_loop().time() - self._waiting[0].since
-        return len(self._waiting) >= self._size or waited >= self._wait - _TIMER_IS_EARLY_BY
+        """Is there a batch that need not wait for company any longer?"""
+        return self._queue.due(asyncio.get_running_loop().time())
 
-    def next_call(self) -> Callable[[], Callable[[], None]] | None:
-        """Take up to a batch off the queue: what to do in a thread, which returns what to do afterwards in the loop."""
-        self._forget_the_gone()
-        batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-        if not batch:
-            return None
-        started = asyncio.get_running_loop().time()
+    def next_call(self) -> Call | None:
+        """Take a batch off the queue: what to do in a thread, which returns what to do afterwards in the loop."""
+        now = asyncio.get_running_loop().time()
+        while tickets := self._queue.take(now, self._trust):
+            batch = [ticket for ticket in tickets if not self._lost(ticket, now)]
+            if batch:
+                self._running += 1
+                return lambda: self._run(batch, now)
+        return None
 
-        def work() -> Callable[[], None]:
-            begun = time.monotonic()
-            outcomes = _outcomes(self._call, [ticket.item for ticket in batch])
-            took = time.monotonic() - begun
-            return lambda: _settle(batch, outcomes, started, took)
+    def _admit(self, items: Sequence[tuple[In, int]], kind: Hashable, deadline: float | None) -> list[_Ticket[In, Out]]:
+        if self._closed:
+            raise Draining("this worker is stopping")
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if deadline is not None and deadline <= now:
+            raise StatusError(*self._late)
+        if not self._queue.fits([rows for _, rows in items], kind):
+            raise StatusError(
+                Code.UNAVAILABLE,
+                "The batch scheduling queue to which this task was submitted is full; currently "
+                f"{self._queue.batches} batches enqueued and max_enqueued_batches is {self._backlog}",
+                queue=self.waiting,
+            )
+        until = math.inf if deadline is None else deadline
+        tickets = [_Ticket[In, Out](item, rows, kind, now, until, loop.create_future()) for item, rows in items]
+        for ticket in tickets:
+            if self._queue.put(ticket) and self._wait:
+                loop.call_at(now + self._wait, self._runners.offer, self)
+        self._runners.offer(self)
+        return tickets
 
-        return work
+    def _lost(self, ticket: _Ticket[In, Out], now: float) -> bool:
+        """Would it be a waste to run this?"""
+        if ticket.deadline <= now and not ticket.answer.done():
+            ticket.answer.set_exception(StatusError(*self._late))
+        return ticket.answer.done()
 
-    def _forget_the_gone(self) -> None:
-        """Drop the tickets whose callers have gone."""
-        if any(ticket.answer.done() for ticket in self._waiting):
-            self._waiting = deque(ticket for ticket in self._waiting if not ticket.answer.done())
+    def _run(self, batch: list[_Ticket[In, Out]], started: float) -> Callable[[], None]:
+        begun = time.monotonic()
+        try:
+            outcomes = self._outcomes(batch)
+        except BaseException as error:  # noqa: BLE001  # a promise is a promise, even to those whom sys.exit cuts off
+            outcomes = [(RuntimeError(f"the call ended with {error!r}"), 0)] * len(batch)
+        took = time.monotonic() - begun
+        return lambda: self._settle(batch, outcomes, started, took)
 
+    def _outcomes(self, batch: list[_Ticket[In, Out]]) -> list[_Outcome]:
+        """One outcome for each ticket."""
+        try:
+            results = self._call([ticket.item for ticket in batch])
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the outcome
+            if len(batch) == 1:
+                return [(error, batch[0].rows)]
+            half = len(batch) // 2
+            return self._outcomes(batch[:half]) + self._outcomes(batch[half:])
+        if len(results) != len(batch):
+            lost = RuntimeError(f"{len(batch)} items went in and {len(results)} results came out")
+            return [(lost, 0)] * len(batch)
+        rows = sum(ticket.rows for ticket in batch)
+        return [(result, rows) for result in results]
 
-def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], items: list[Any]) -> list[Any]:
-    """One result or exception for each item."""
-    try:
-        results = list(call(items))
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is the outcome
-        if len(items) == 1:
-            return [error]
-        return [outcome for item in items for outcome in _outcomes(call, [item])]
-    if len(results) != len(items):
-        return [RuntimeError(f"{len(items)} items went in and {len(results)} results came out")] * len(items)
-    return results
+    def _settle(
+        self, batch: Sequence[_Ticket[In, Out]], outcomes: Sequence[_Outcome], started: float, took: float
+    ) -> None:
+        self._running -= 1
+        if self._idle is not None and not self._running:
+            self._idle.set()
+            self._idle = None
+        self._learn(len(batch), any(isinstance(result, Exception) for result, _ in outcomes))
+        for ticket, (result, rows) in zip(batch, outcomes, strict=True):
+            if ticket.answer.done():
+                continue
+            if isinstance(result, Exception):
+                ticket.answer.set_exception(result)
+            else:
+                waited, padding = started - ticket.since, self._padded(rows) - rows
+                ticket.answer.set_result(Ran(result, waited, took, rows, padding))
 
-
-def _settle(batch: Sequence[_Ticket[Any, Any]], outcomes: Sequence[Any], started: float, took: float) -> None:
-    for ticket, outcome in zip(batch, outcomes, strict=True):
-        if ticket.answer.done():
-            continue
-        if isinstance(outcome, Exception):
-            ticket.answer.set_exception(outcome)
-        else:
-            ticket.answer.set_result(Ran(outcome, started - ticket.since, took, len(batch)))
+    def _learn(self, items: int, failed: bool) -> None:
+        if failed and items > 1:
+            self._trust = items // 2
+        elif not failed and items >= self._trust:
+            self._trust = min(2 * self._trust, _BOUNDLESS)

@@ -2,7 +2,8 @@
 their names; with the timings.
 
 Every door of the worker comes in here. Images are decoded in threads and before they join a batch, so that a damaged
-one fails alone and neither decoding nor running ever holds up the event loop.
+one fails alone and neither decoding nor running ever holds up the event loop. Which tasks share a model call is said
+in `worker.lines`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,15 +23,18 @@ from numpy.typing import NDArray
 
 from muster.errors import BadImage, BadRequest, ClusterError, Overloaded
 from worker import images
-from worker.batching import Batcher, Ran, Runners
+from worker.batching import Ran
+from worker.batching_parameters import batching_of
+from worker.lines import Lines
 from worker.models.preprocessing import Pixels
-from worker.models.servable import Array, Classifier, Encoded, Item, Run, Servable, Tensor
+from worker.models.servable import Array, Classifier, Encoded, Item, Servable, Tensor
+from worker.runners import Runners
+from worker.settings import WorkerSettings
 from worker.status import Code, StatusError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Scores = NDArray[np.float32]
-_Key = tuple[Servable, tuple[Tensor, ...], tuple[Tensor, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +57,46 @@ class Answer:
 
 
 class Inference:
-    """The threads and queues of this process. `limit` images at most are inside at once; more are refused."""
+    """The threads and queues of this process.
 
-    def __init__(self, *, runners: int, limit: int, max_batch: int, batch_wait: float, max_pixels: int) -> None:
-        self._runners = Runners(runners)
+    Without --enable_batching `--queue` tasks (images, requests) at most are inside for one version of a model; more are
+    refused. With it that goes for images alone, and what becomes of tensors is said by the batching parameters.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Raises StatusError, BadConfig or OSError for batching parameters that are of no use."""
+        self._batching = batching_of(settings)
+        self._runners = Runners((self._batching and self._batching.threads) or settings.runners)
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder")
-        self._limit = limit
-        self._max_batch = max_batch
-        self._batch_wait = batch_wait
-        self._max_pixels = max_pixels
-        self._batchers: dict[_Key, Batcher[Sequence[Array], list[Array]]] = {}
-        self._inside = 0
+        self._settings = settings
+        self._lines: dict[Servable, Lines] = {}
 
     @property
     def inside(self) -> int:
-        """Images that are being decoded, wait, or run."""
-        return self._inside
+        """Tasks (images, requests) that are being decoded, wait, or run."""
+        return sum(lines.inside for lines in self._lines.values())
 
     def waiting(self, servable: Servable) -> int:
         """Tasks that wait for the model."""
-        return sum(batcher.waiting for key, batcher in self._batchers.items() if key[0] is servable)
+        lines = self._lines.get(servable)
+        return lines.waiting if lines else 0
+
+    def check_room(self, servable: Servable) -> None:
+        """Raises Overloaded if a request to this model would be refused whatever it holds.
+
+        A door that asks before it reads a body refuses at hardly any cost.
+        """
+        lines = self._lines.get(servable)
+        if lines is None:
+            return
+        if lines.full if self._batches(servable) else lines.inside >= self._settings.queue:
+            raise _overloaded(servable, lines.inside)
 
     async def forget(self, servable: Servable) -> None:
-        """It is about to be unloaded, and nobody uses it any more."""
-        self._batchers = {key: batcher for key, batcher in self._batchers.items() if key[0] is not servable}
+        """It is about to be unloaded, and nobody asks for it any more. Return when no call of it is under way."""
+        lines = self._lines.pop(servable, None)
+        if lines is not None:
+            await lines.idle()
 
     async def run(
         self,
@@ -87,14 +108,18 @@ class Inference:
     ) -> Ran[list[Array]]:
         """The values of `outputs` for `arrays`, one for each of `inputs`. `deadline` is by the loop's clock.
 
-        Raises StatusError with what TensorFlow says, or DEADLINE_EXCEEDED; Overloaded.
+        Raises StatusError with what TensorFlow says, DEADLINE_EXCEEDED, or what the batching parameters do not allow;
+        Overloaded.
         """
-        batcher = self._batcher((servable, tuple(inputs), tuple(outputs), False))
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await batcher.submit(arrays)
-        except TimeoutError:
-            raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
+        inputs, feed = _sorted(inputs)
+        outputs, fetch = _sorted(outputs)
+        arrays = [arrays[index] for index in feed]
+        lines = self._lines_of(servable)
+        with self._inside(servable, lines, 1, bounded=not self._batches(servable)):
+            ran = await lines.run(inputs, arrays, outputs, deadline)
+        if len(outputs) == 1:
+            return ran
+        return replace(ran, result=[value for _, value in sorted(zip(fetch, ran.result, strict=True), key=_first)])
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run `work`, which is long for an event loop, in one of the decoding threads."""
@@ -108,33 +133,57 @@ class Inference:
         classifier = servable.classifier
         if classifier is None:
             raise BadRequest(f"the model {servable.name!r} does not classify images: {servable.no_classifier}")
-        if self._inside + len(files) > self._limit:
-            raise Overloaded(f"this worker has {self._inside} images to work on already", queue=self._inside)
-        self._inside += len(files)
-        try:
+        lines = self._lines_of(servable)
+        with self._inside(servable, lines, len(files), bounded=True):
             if len(files) == 1:
-                return [await self._outcome(servable, classifier, files[0], top)]
-            return await asyncio.gather(*(self._outcome(servable, classifier, file, top) for file in files))
-        finally:
-            self._inside -= len(files)
+                return [await self._outcome(servable, classifier, lines, files[0], top)]
+            return await asyncio.gather(*(self._outcome(servable, classifier, lines, file, top) for file in files))
 
     def close(self) -> None:
         """End the threads; what waits is refused."""
-        for batcher in self._batchers.values():
-            batcher.close()
+        for lines in self._lines.values():
+            lines.close()
         self._runners.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    @contextmanager
+    def _inside(self, servable: Servable, lines: Lines, tasks: int, *, bounded: bool) -> Iterator[None]:
+        if bounded and lines.inside + tasks > self._settings.queue:
+            raise _overloaded(servable, lines.inside)
+        lines.inside += tasks
+        try:
+            yield
+        finally:
+            lines.inside -= tasks
+
+    def _batches(self, servable: Servable) -> bool:
+        """Do requests of this model's tensors share calls?"""
+        if self._settings.enable_per_model_batching_parameters:
+            return servable.batching is not None
+        return self._batching is not None
+
+    def _lines_of(self, servable: Servable) -> Lines:
+        lines = self._lines.get(servable)
+        if lines is None:
+            settings = self._settings
+            batching = servable.batching if settings.enable_per_model_batching_parameters else self._batching
+            lines = self._lines[servable] = Lines(
+                servable, self._runners, batching, settings.max_batch, settings.batch_wait
+            )
+        return lines
+
     async def _outcome(
-        self, servable: Servable, classifier: Classifier, file: bytes, top: int
+        self, servable: Servable, classifier: Classifier, lines: Lines, file: bytes, top: int
     ) -> Answer | ClusterError:
         try:
             started = time.monotonic()
             array = await self.in_thread(lambda: classifier.pack(self._decode(classifier, file)))
             decoded = time.monotonic() - started
-            ran = await self._batcher((servable, (classifier.input,), (classifier.output,), True)).submit([array])
+            ran = await lines.classify(classifier, array)
             scores = classifier.scores(ran.result[0])
         except StatusError as error:
+            if error.canonical is Code.UNAVAILABLE:
+                return Overloaded(error.message, **error.details)
             if isinstance(classifier.takes, Encoded) and error.canonical is Code.INVALID_ARGUMENT:
                 return BadImage(f"the model cannot decode this image: {error.message.splitlines()[0].rstrip('.')}")
             log.exception("the model %r failed", servable.name)
@@ -148,33 +197,24 @@ class Inference:
 
     def _decode(self, classifier: Classifier, file: bytes) -> Item:
         if isinstance(classifier.takes, Pixels):
-            return images.to_pixels(file, classifier.takes, self._max_pixels)
-        return images.to_encoded(file, self._max_pixels)
-
-    def _batcher(self, key: _Key) -> Batcher[Sequence[Array], list[Array]]:
-        batcher = self._batchers.get(key)
-        if batcher is None:
-            servable, inputs, outputs, merge = key
-            run = servable.function(inputs, outputs)
-            sizes = servable.classifier.batch_sizes if merge and servable.classifier else (1,)
-            size = min(self._max_batch, sizes[-1]) if merge else 1
-            batcher = Batcher(_rows(run, sizes), self._runners, size=size, limit=self._limit, wait=self._batch_wait)
-            self._batchers[key] = batcher
-        return batcher
+            return images.to_pixels(file, classifier.takes, self._settings.max_pixels)
+        return images.to_encoded(file, self._settings.max_pixels)
 
 
-def _rows(run: Run, sizes: Sequence[int]) -> Callable[[Sequence[Sequence[Array]]], list[list[Array]]]:
-    """Tasks of one row each in one call, padded to the next of `sizes`."""
+def _overloaded(servable: Servable, inside: int) -> Overloaded:
+    return Overloaded(f"the model {servable.name!r} has {inside} requests to work on here already", queue=inside)
 
-    def call(tasks: Sequence[Sequence[Array]]) -> list[list[Array]]:
-        size = next(size for size in sizes if size >= len(tasks))
-        if size == 1:
-            return [run(*tasks[0])]
-        padded = [*tasks, *[tasks[-1]] * (size - len(tasks))]
-        outputs = run(*(np.concatenate(column) for column in zip(*padded, strict=True)))
-        return [[output[row : row + 1] for output in outputs] for row in range(len(tasks))]
 
-    return call
+def _sorted(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[int]]:
+    """The tensors by name, so that callers who name them in another order share calls, and where each of them was."""
+    if len(tensors) < 2:
+        return tensors, range(len(tensors))
+    order = sorted(range(len(tensors)), key=lambda index: tensors[index].name)
+    return [tensors[index] for index in order], order
+
+
+def _first(pair: tuple[int, Array]) -> int:
+    return pair[0]
 
 
 def best(labels: Sequence[str], scores: Scores, top: int) -> tuple[Prediction, ...]:

@@ -72,10 +72,7 @@ async def open_doors(
     port = sock.getsockname()[1]
     models = catalogue or Catalogue()
     state = State(Worker("worker-1", "127.0.0.1", port, models=models.names), models)
-    inference = Inference(
-        runners=settings.runners, limit=settings.queue, max_batch=settings.max_batch,
-        batch_wait=settings.batch_wait, max_pixels=settings.max_pixels,
-    )  # fmt: skip
+    inference = Inference(settings)
     metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
     stop = Stop()
     if catalogue is not None:

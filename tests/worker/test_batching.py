@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.errors import Draining, Overloaded
-from worker.batching import Batcher, Ran, Runners
+from muster.errors import Draining
+from worker.batching import Batcher, Ran
+from worker.runners import Runners
+from worker.status import StatusError
 
 PATIENCE = 10.0
 
@@ -70,14 +72,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_single_item_runs_at_once_and_alone(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=8, limit=9)
+    batcher = Batcher(mill, runners, size=8)
     ran = await batcher.submit(1)
     assert (ran.result, ran.batch, mill.batches) == (10, 1, [[1]])
     assert ran.waited < 1 > ran.took
 
 
 async def test_what_queues_up_while_the_runner_is_busy_becomes_one_batch_in_order(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=3, limit=9)
+    batcher = Batcher(mill, runners, size=3)
     with mill.held():
         tasks = start(batcher, 1)
         await mill.a_call_began()
@@ -89,7 +91,7 @@ async def test_what_queues_up_while_the_runner_is_busy_becomes_one_batch_in_orde
 
 async def test_two_runners_work_at_the_same_time(mill: Mill) -> None:
     two = Runners(2)
-    batcher = Batcher(mill, two, size=8, limit=9)
+    batcher = Batcher(mill, two, size=8)
     with mill.held():
         tasks = start(batcher, 1, 2)
         await mill.a_call_began()
@@ -101,7 +103,7 @@ async def test_two_runners_work_at_the_same_time(mill: Mill) -> None:
 
 async def test_batchers_with_work_take_turns_at_the_runners(runners: Runners) -> None:
     order: list[str] = []
-    busy, other, mill = (Batcher(_noting(order, name), runners, size=1, limit=9) for name in ("busy", "other", "mill"))
+    busy, other, mill = (Batcher(_noting(order, name), runners, size=1) for name in ("busy", "other", "mill"))
     tasks = [*start(busy, 1, 2, 3), *start(other, 1), *start(mill, 1)]
     await asyncio.gather(*tasks)
     assert order == ["busy", "busy", "other", "mill", "busy"]
@@ -116,7 +118,7 @@ def _noting(order: list[str], name: str) -> Callable[[Sequence[int]], list[int]]
 
 
 async def test_a_bad_item_fails_alone_and_its_neighbours_are_answered(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=8, limit=9)
+    batcher = Batcher(mill, runners, size=8)
     with mill.held():
         tasks = start(batcher, 1)
         await mill.a_call_began()
@@ -129,13 +131,13 @@ async def test_a_bad_item_fails_alone_and_its_neighbours_are_answered(mill: Mill
 
 
 async def test_a_full_queue_refuses_at_once_and_says_how_long_it_is(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=1, limit=2)
+    batcher = Batcher(mill, runners, size=1, backlog=2)
     with mill.held():
         tasks = start(batcher, 1)
         await mill.a_call_began()
         tasks += start(batcher, 2, 3)
         await until(lambda: batcher.waiting == 2)
-        with pytest.raises(Overloaded) as caught:
+        with pytest.raises(StatusError, match="is full; currently 2 batches enqueued") as caught:
             await batcher.submit(4)
     assert caught.value.details == {"queue": 2}
     assert caught.value.headers() == {"Retry-After": "1"}
@@ -143,7 +145,7 @@ async def test_a_full_queue_refuses_at_once_and_says_how_long_it_is(mill: Mill, 
 
 
 async def test_an_item_whose_caller_has_gone_costs_no_call_and_no_place(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=1, limit=2)
+    batcher = Batcher(mill, runners, size=1, backlog=2)
     with mill.held():
         tasks = start(batcher, 1)
         await mill.a_call_began()
@@ -158,7 +160,7 @@ async def test_an_item_whose_caller_has_gone_costs_no_call_and_no_place(mill: Mi
 
 
 async def test_a_caller_who_goes_while_his_item_runs_disturbs_nobody(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=8, limit=9)
+    batcher = Batcher(mill, runners, size=8)
     with mill.held():
         (gone,) = start(batcher, 1)
         await mill.a_call_began()
@@ -168,7 +170,7 @@ async def test_a_caller_who_goes_while_his_item_runs_disturbs_nobody(mill: Mill,
 
 
 async def test_a_wait_that_was_asked_for_ends_when_the_batch_is_full(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=2, limit=9, wait=3600.0)
+    batcher = Batcher(mill, runners, size=2, wait=3600.0)
     tasks = start(batcher, 1, 2)
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*tasks)
@@ -176,7 +178,7 @@ async def test_a_wait_that_was_asked_for_ends_when_the_batch_is_full(mill: Mill,
 
 
 async def test_a_wait_that_was_asked_for_ends_when_it_is_over(mill: Mill, runners: Runners) -> None:
-    batcher = Batcher(mill, runners, size=8, limit=9, wait=0.05)
+    batcher = Batcher(mill, runners, size=8, wait=0.05)
     async with asyncio.timeout(PATIENCE):
         ran = await asyncio.gather(*start(batcher, 1, 2))
     assert mill.batches == [[1, 2]]
@@ -186,7 +188,7 @@ async def test_a_wait_that_was_asked_for_ends_when_it_is_over(mill: Mill, runner
 async def test_closing_refuses_what_waits_and_what_comes_and_lets_the_running_finish(
     mill: Mill, runners: Runners
 ) -> None:
-    batcher = Batcher(mill, runners, size=1, limit=9)
+    batcher = Batcher(mill, runners, size=1)
     with mill.held():
         running = start(batcher, 1)[0]
         await mill.a_call_began()
@@ -201,7 +203,7 @@ async def test_closing_refuses_what_waits_and_what_comes_and_lets_the_running_fi
 
 
 async def test_a_call_that_loses_an_answer_is_an_error_and_no_one_waits_for_ever(runners: Runners) -> None:
-    batcher: Batcher[int, int] = Batcher(lambda items: [], runners, size=8, limit=9)
+    batcher: Batcher[int, int] = Batcher(lambda items: [], runners, size=8)
     with pytest.raises(RuntimeError, match="1 items went in and 0 results came out"):
         await batcher.submit(1)
 
@@ -219,7 +221,7 @@ def test_everybody_gets_exactly_his_own_outcome(
 ) -> None:
     async def play() -> None:
         mill, several = Mill(), Runners(threads)
-        batcher = Batcher(mill, several, size=size, limit=100, wait=wait)
+        batcher = Batcher(mill, several, size=size, wait=wait)
         tasks = start(batcher, *items)
         await asyncio.sleep(0)
         for index in cancelled:

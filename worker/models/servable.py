@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.batching_parameters import Batching
 from worker.models.preprocessing import Pixels
 
 Array: TypeAlias = NDArray[Any]
@@ -91,6 +92,8 @@ class Servable:
     classifier: Classifier | None = None
     no_classifier: str = "it was loaded without looking whether it classifies images"
     """Why there is no `classifier`, as a part of a sentence."""
+    batching: Batching | None = None
+    """How its directory wants requests to share calls, where directories are asked."""
 
     def __repr__(self) -> str:
         return f"<Servable {self.name} version {self.version}>"
