@@ -30,7 +30,7 @@ FROM ${PYTHON_IMAGE} AS code
 COPY muster /code/muster
 COPY discovery /code/discovery
 COPY worker /code/worker
-COPY deploy/healthy.py /code/
+COPY deploy/healthy.py deploy/start-worker /code/
 # The images are read-only, so what is compiled now need not be at every start.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /code
 
@@ -45,15 +45,16 @@ ENV PATH=/opt/muster/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     MALLOC_ARENA_MAX=2 \
     HOME=/tmp \
-    WORKER_PORT=8501
+    WORKER_PORT=8501 \
+    WORKER_GRPC_PORT=8500
 # Without flags a worker serves ./models, which is /models here.
 WORKDIR /
 USER 10001:10001
-EXPOSE 8501
+EXPOSE 8500 8501
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-IS", "/opt/muster/code/healthy.py", "WORKER_PORT", "/readyz"]
-ENTRYPOINT ["python", "-m", "worker"]
+    CMD ["python", "-IS", "/opt/muster/code/healthy.py", "WORKER_PORT", "/readyz", "WORKER_GRPC_PORT"]
+ENTRYPOINT ["/opt/muster/code/start-worker"]
 
 FROM packages AS digits-packages
 COPY --from=requirements /requirements/digits.txt ./

@@ -42,6 +42,8 @@ _SWITCHES = {
     "flush_filesystem_caches", "remove_unused_fields_from_bundle_metagraph", "skip_initialize_tpu",
     "xla_cpu_compilation_enabled", "xla_gpu_compilation_enabled", "use_alts_credentials",
 }  # fmt: skip
+LARGEST = "256MiB"
+"""tensorflow_model_server takes bodies of any size. Here it is as much as a machine can hold several of."""
 NOBODY = "static://"
 """The registry of a worker that is not announced: a list of none."""
 _FIELDS: dict[str, dataclasses.Field[Any]] = {
@@ -131,7 +133,7 @@ def _with_defaults(given: Mapping[str, str | bool], environ: Mapping[str, str], 
     def said(name: str) -> bool:
         return name in given or f"{prefix}_{name.upper()}" in environ
 
-    defaults = {"grpc_port": "8500", "host": everywhere()}
+    defaults = {"grpc_port": "8500", "host": everywhere(), "max_body": LARGEST}
     if not said("registry"):
         defaults |= {"registry": NOBODY, "drain_delay": "0"}
     return {**{name: text for name, text in defaults.items() if not said(name)}, **given}

@@ -40,6 +40,12 @@ def test_as_a_drop_in_port_is_the_port_of_grpc_and_http_is_off_unless_asked_for(
     assert not settings.serves_grpc
 
 
+def test_a_drop_in_takes_larger_bodies_unless_told_otherwise() -> None:
+    assert read(BASE).max_body == 256 * 2**20
+    assert read(BASE, WORKER_MAX_BODY="1MiB").max_body == 2**20
+    assert read().max_body == 32 * 2**20
+
+
 @pytest.mark.parametrize("flag", ["--model_base_path=/m", "--model-base-path=/m", "--model_config_file=/m"])
 def test_either_spelling_means_tensorflow_model_server(flag: str) -> None:
     assert read(flag).drop_in
