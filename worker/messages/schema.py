@@ -103,7 +103,7 @@ def _load() -> Any:
     pool = descriptor_pool.DescriptorPool()
     for known in (any_pb2, wrappers_pb2):
         pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
-    for name in ("tensorflow.proto", "config.proto", "serving.proto"):
+    for name in ("tensorflow.proto", "config.proto", "serving.proto", "health.proto"):
         text = (Path(__file__).parent / name).read_text("utf-8")
         pool.AddSerializedFile(_Reader(name, text).read().SerializeToString())
     return pool

@@ -1,0 +1,85 @@
+"""`grpc.health.v1.Health`: load balancers and Kubernetes ask it whether to send requests here.
+
+The answer is that of `/readyz`: no while models are loaded, no when the worker is about to leave. A drop-in for
+tensorflow_model_server says yes, whatever becomes of its models, until it is about to leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+
+from muster.errors import ClusterError, NotFound
+from worker.grpc_calls import answering, parse
+from worker.grpc_models import SERVICE as MODELS
+from worker.grpc_predictions import SERVICE as PREDICTIONS
+from worker.messages.health import HealthCheckRequest, HealthCheckResponse
+from worker.state import State
+
+SERVICE: Final = "grpc.health.v1.Health"
+KNOWN: Final = frozenset({"", "ModelService", "PredictionService", MODELS, PREDICTIONS})
+"""What may be asked for. The short names are TensorFlow Serving's; the empty one is the whole server."""
+
+
+class HealthService:
+    """The service. `handler` is what a gRPC server takes."""
+
+    def __init__(self, state: State, drop_in: bool = False) -> None:
+        self._state = state
+        self._drop_in = drop_in
+        self._changed = asyncio.Event()
+        self._closed = False
+        state.on_change(self._wake)
+        self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(answering(self._check)),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            },
+        )
+
+    def close(self) -> None:
+        """End the calls that watch, so that the server need not wait for them."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _check(self, data: bytes, _: Any) -> bytes:
+        service = parse(HealthCheckRequest, data).service
+        if service not in KNOWN:
+            raise NotFound("there is no such service")
+        return _message(self._status(service))
+
+    async def _watch(self, data: bytes, _: Any) -> AsyncIterator[bytes]:
+        """The state now and after each change. A service that is not known may become so, says the protocol."""
+        service = HealthCheckRequest.FromString(data).service
+        told = ""
+        while not self._closed:
+            changed = self._changed
+            if (status := self._status(service)) != told:
+                yield _message(status)
+                told = status
+            else:
+                await changed.wait()
+
+    def _status(self, service: str) -> str:
+        if service not in KNOWN:
+            return "SERVICE_UNKNOWN"
+        if self._drop_in:
+            return "NOT_SERVING" if self._state.draining else "SERVING"
+        try:
+            self._state.check_ready()
+        except ClusterError:
+            return "NOT_SERVING"
+        return "SERVING"
+
+
+def _message(status: str) -> bytes:
+    message: bytes = HealthCheckResponse(status=status).SerializeToString()
+    return message
