@@ -100,7 +100,7 @@ async def test_a_version_that_is_unloaded_leaves_the_gauges_and_its_counts_stay(
     with measured(servable(version=1), servable(version=2)) as (metrics, catalogue):
         metrics.requested("REST", "predict", "m", 1, Code.OK, 0.0)
         assert ("muster_worker_queue_depth", "model=m", "version=1") in samples(metrics)
-        await catalogue.retire("m", 1)
+        await catalogue.retire(catalogue.servables[0])
         catalogue.note("m", VersionStatus(1, Stage.END))
         metrics.requested("REST", "predict", "m", 1, Code.OK, 0.0)  # one that was under way
         told = samples(metrics)
@@ -119,7 +119,7 @@ async def test_hundreds_of_versions_one_after_the_other_do_not_leave_their_figur
             metrics.requested("REST", "predict", "m", version, Code.OK, 0.0)
             metrics.ran(servable(version=version), "predict", decode=0, ran=Ran([], 0, 0, 1), encode=0)
             if version > 1:
-                await catalogue.retire("m", version - 1)
+                await catalogue.retire(catalogue.servables[0])
                 catalogue.note("m", VersionStatus(version - 1, Stage.END))
         told = samples(metrics)
     for name in ("muster_worker_requests_total", "muster_worker_batch_size_count"):

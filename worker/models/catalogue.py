@@ -55,6 +55,7 @@ class Catalogue:
     def __init__(self, servables: Sequence[Servable] = ()) -> None:
         self._available: dict[str, dict[int, _Place]] = {}
         self._statuses: dict[str, dict[int, VersionStatus]] = {}
+        self._replaced: list[_Place] = []  # found no more, and not retired yet
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._on_change: list[Callable[[], None]] = []
         for servable in servables:
@@ -115,26 +116,36 @@ class Catalogue:
         self._on_change.append(callback)
 
     def note(self, name: str, status: VersionStatus) -> None:
-        """A version that is not available is in this state now."""
-        self._statuses.setdefault(name, {})[status.version] = status
+        """A version is in this state now. One that is available says so itself, and stays so until it is retired."""
+        if status.version not in self._available.get(name, {}):
+            self._statuses.setdefault(name, {})[status.version] = status
 
     def publish(self, servable: Servable) -> None:
-        """`servable` is available from now on."""
-        self._available.setdefault(servable.name, {})[servable.version] = _Place(servable)
-        self.note(servable.name, VersionStatus(servable.version, Stage.AVAILABLE))
+        """`servable` is available from now on; one of the same name and version that is there gives way to it."""
+        name, version = servable.name, servable.version
+        replaced = self._available.get(name, {}).get(version)
+        if replaced is not None:
+            self._replaced.append(replaced)
+        self._statuses.setdefault(name, {})[version] = VersionStatus(version, Stage.AVAILABLE)
+        self._available.setdefault(name, {})[version] = _Place(servable)
         self._changed()
 
-    async def retire(self, name: str, version: int) -> Servable:
-        """Let nobody find this available version any more, and wait until nobody uses it. The result is it."""
-        place = self._available[name].pop(version)
-        if not self._available[name]:
-            del self._available[name]
-        self.note(name, VersionStatus(version, Stage.UNLOADING))
-        self._changed()
+    async def retire(self, servable: Servable) -> None:
+        """Let nobody find what was published any more, and wait until nobody uses it."""
+        name, version = servable.name, servable.version
+        places = self._available.get(name, {})
+        if version in places and places[version].servable is servable:
+            place = places.pop(version)
+            if not places:
+                del self._available[name]
+            self.note(name, VersionStatus(version, Stage.UNLOADING))
+            self._changed()
+        else:
+            place = next(place for place in self._replaced if place.servable is servable)
+            self._replaced.remove(place)
         if place.users:
             place.idle = asyncio.Event()
             await place.idle.wait()
-        return place.servable
 
     def label(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replace all labels: for each model, the version that each label names."""

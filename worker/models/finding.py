@@ -31,6 +31,10 @@ _SUFFIXES: Final = (".keras", ".tflite", ".pb")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
+class NoModel(ModelProblem):
+    """The path is there, and no model is in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One version of one model on disk; `path` is the version's directory, or the model's file where that was named."""
@@ -82,7 +86,7 @@ def find_all(path: Path) -> dict[str, dict[int, Found]]:
         raise ModelProblem(f"{path} is neither a .keras file nor a .tflite file nor a frozen graph (.pb)")
     found = _one_model(path) or _models_in(path)
     if not found:
-        raise ModelProblem(
+        raise NoModel(
             f"there is no model in {path}: "
             "expected NAME/VERSION/saved_model.pb, a .keras or .tflite file or a frozen graph (.pb)"
         )

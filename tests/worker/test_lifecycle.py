@@ -1,0 +1,252 @@
+"""Versions come and go: what is loaded, served and unloaded, in which order, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.worker.lives import config, entry, living, publish, until
+from worker.models.catalogue import Stage
+from worker.models.servable import ModelProblem
+from worker.status import Code, StatusError
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Where the versions of the model "m" are put."""
+    base = tmp_path / "m"
+    base.mkdir()
+    return base
+
+
+def one_model(base: Path) -> dict[str, str]:
+    return {"model_name": "m", "model_base_path": str(base)}
+
+
+async def test_the_highest_version_is_loaded_and_no_other(base: Path) -> None:
+    for version in (1, "00000123", 9):
+        publish(base, version)
+    (base / "not-a-version").mkdir()
+    (base / "1e3").mkdir()
+    async with living(**one_model(base)) as life:
+        await life.manager.ready()
+        assert life.catalogue.available == {"m": (123,)}
+        assert life.loader.loaded == [("m", 123)]
+
+
+async def test_a_new_version_loads_beside_the_old_one_which_then_leaves_and_stays_listed(base: Path) -> None:
+    publish(base, 1)
+    async with living(**one_model(base)) as life:
+        await life.manager.ready()
+        let_go = life.loader.hold(2)
+        publish(base, 2)
+        await until(lambda: life.stages() == {1: Stage.AVAILABLE, 2: Stage.LOADING})
+        let_go()
+        await until(lambda: life.stages() == {1: Stage.END, 2: Stage.AVAILABLE})
+        assert life.loader.closed == [("m", 1)]
+        assert [servable.version for servable in life.unloading] == [1]
+
+
+async def test_with_memory_for_one_the_old_version_leaves_before_the_new_one_is_loaded(base: Path) -> None:
+    publish(base, 1)
+    async with living(version_transition="resource", **one_model(base)) as life:
+        await life.manager.ready()
+        let_go = life.loader.hold(2)
+        with life.catalogue.use("m"):
+            publish(base, 2)
+            await until(lambda: life.stages() == {1: Stage.UNLOADING, 2: Stage.START})
+        await until(lambda: life.stages() == {1: Stage.END, 2: Stage.LOADING})
+        assert life.loader.closed == [("m", 1)]
+        let_go()
+        await life.serves(m=[2])
+
+
+async def test_a_version_is_closed_only_when_the_last_request_for_it_is_done(base: Path) -> None:
+    publish(base, 1)
+    async with living(**one_model(base)) as life:
+        await life.manager.ready()
+        with life.catalogue.use("m") as first, life.catalogue.use("m", 1):
+            publish(base, 2)
+            await until(lambda: life.stages() == {1: Stage.UNLOADING, 2: Stage.AVAILABLE})
+            with life.catalogue.use("m") as second:
+                assert (first.version, second.version) == (1, 2)
+            publish(base, 3)  # a request that hangs holds up nobody else
+            await life.serves(m=[3])
+            assert ("m", 1) not in life.loader.closed
+        await until(lambda: ("m", 1) in life.loader.closed)
+
+
+async def test_a_new_version_that_never_loads_leaves_the_old_one_serving_and_says_why(base: Path) -> None:
+    publish(base, 1)
+    async with living(max_num_load_retries=2, **one_model(base)) as life:
+        await life.manager.ready()
+        publish(base, 2, "broken")
+        await until(lambda: life.stages().get(2) is Stage.END)
+        assert life.loader.loaded == [("m", 1), *[("m", 2)] * 3]
+        assert life.catalogue.available == {"m": (1,)}
+        (status, _) = life.catalogue.statuses("m")
+        assert (status.code, status.message) == (Code.UNKNOWN, "the model is broken")
+
+
+async def test_a_version_that_failed_is_tried_again_when_its_files_change(base: Path) -> None:
+    publish(base, 1)
+    async with living(max_num_load_retries=0, **one_model(base)) as life:
+        await life.manager.ready()
+        broken = publish(base, 2, "broken")
+        await until(lambda: life.stages().get(2) is Stage.END)
+        (broken / "model").write_text("whole")
+        await life.serves(m=[2])
+
+
+async def test_removing_a_version_ends_its_retries_and_putting_it_back_begins_afresh(base: Path) -> None:
+    publish(base, 1)
+    async with living(load_retry_interval_micros=3_600_000_000, **one_model(base)) as life:
+        await life.manager.ready()
+        broken = publish(base, 2, "broken")
+        await until(lambda: ("m", 2) in life.loader.loaded)
+        assert life.stages()[2] is Stage.LOADING
+        shutil.rmtree(broken)
+        await until(lambda: life.stages().get(2) is Stage.END)
+        publish(base, 2)
+        await life.serves(m=[2])
+
+
+async def test_a_directory_without_versions_unloads_the_model_and_one_that_is_gone_changes_nothing(base: Path) -> None:
+    publish(base, 1)
+    async with living(**one_model(base)) as life:
+        await life.manager.ready()
+        away = shutil.move(base, base.with_name("away"))
+        publish(base.with_name("other"), 1)
+        await life.manager.reload(config(entry("m", base), entry("other", base.with_name("other"))))
+        assert life.catalogue.available == {"m": (1,), "other": (1,)}
+        shutil.move(away, base)
+        shutil.rmtree(base / "1")
+        await life.serves(other=[1])
+        await until(lambda: life.stages() == {1: Stage.END})
+
+
+async def test_a_version_that_goes_while_it_is_loaded_is_never_served(base: Path) -> None:
+    publish(base, 1)
+    async with living(**one_model(base)) as life:
+        await life.manager.ready()
+        let_go = life.loader.hold(2)
+        second = publish(base, 2)
+        await until(lambda: life.stages().get(2) is Stage.LOADING)
+        second.rename(base / "away")
+        publish(base, 3)
+        await until(lambda: 3 in life.stages())
+        (base / "away").rename(base / ".2")  # the loader still has its files open
+        let_go()
+        await life.serves(m=[3])
+        await until(lambda: life.stages() == {1: Stage.END, 2: Stage.END, 3: Stage.AVAILABLE})
+        assert life.catalogue.available == {"m": (3,)}
+
+
+async def test_a_version_that_is_half_copied_waits_and_is_served_when_it_is_whole(base: Path) -> None:
+    publish(base, 1)
+    async with living(settle_time=0.3, **one_model(base)) as life:
+        await life.manager.ready()
+        copy = base / "2"
+        copy.mkdir()
+        for part in range(40):  # longer than it takes to settle, but never still
+            (copy / f"part-{part}").write_text("x")
+            await asyncio.sleep(0.01)
+        assert 2 not in life.stages()
+        (copy / "model").write_text("whole")
+        await life.serves(m=[2])
+        assert life.loader.loaded == [("m", 1), ("m", 2)]
+
+
+async def test_files_that_change_while_they_are_loaded_are_loaded_again(base: Path) -> None:
+    publish(base, 1)
+    async with living(max_num_load_retries=0, **one_model(base)) as life:
+        await life.manager.ready()
+        let_go = life.loader.hold(2)
+        second = publish(base, 2)
+        await until(lambda: life.stages().get(2) is Stage.LOADING)
+        (second / "late").write_text("x")
+        let_go()
+        await life.serves(m=[2])
+        assert life.loader.loaded == [("m", 1), ("m", 2), ("m", 2)]
+        assert life.loader.closed[0] == ("m", 2)
+
+
+async def test_a_loader_that_breaks_in_a_way_nobody_thought_of_ends_one_version_and_not_the_worker(base: Path) -> None:
+    async with living(load=lambda found: [][found.version], max_num_load_retries=0, **one_model(base)) as life:
+        publish(base, 1)
+        with pytest.raises(StatusError, match="list index out of range"):
+            await life.manager.ready()
+        assert life.stages() == {1: Stage.END}
+
+
+async def test_a_start_that_cannot_succeed_says_which_model_and_why(base: Path) -> None:
+    publish(base, 7, "broken")
+    async with living(max_num_load_retries=1, **one_model(base)) as life:
+        with pytest.raises(StatusError) as caught:
+            await life.manager.ready()
+    assert caught.value.canonical is Code.UNKNOWN
+    assert caught.value.message == (
+        "1 servable(s) did not become available: {{name: m version: 7} due to error: UNKNOWN: the model is broken}, }"
+    )
+
+
+async def test_the_start_waits_for_a_directory_that_is_not_there_yet(base: Path) -> None:
+    async with living(**one_model(base / "later")) as life:
+        ready = asyncio.ensure_future(life.manager.ready())
+        done, _ = await asyncio.wait([ready], timeout=0.1)
+        assert not done
+        publish(base / "later", 1)
+        await ready
+        assert life.catalogue.available == {"m": (1,)}
+
+
+async def test_what_is_looked_for_once_is_looked_for_again_with_a_new_configuration_only(base: Path) -> None:
+    publish(base, 1)
+    async with living(file_system_poll_wait_seconds=0, **one_model(base)) as life:
+        await life.manager.ready()
+        publish(base, 2)
+        publish(base.with_name("other"), 1)
+        assert life.catalogue.available == {"m": (1,)}
+        await life.manager.reload(config(entry("m", base), entry("other", base.with_name("other"))))
+        await life.serves(m=[2], other=[1])
+
+
+def saved(base: Path, version: int, words: str = "whole") -> Path:
+    """A version that looks like a SavedModel to whoever only lists files."""
+    directory = publish(base, version, words)
+    (directory / "saved_model.pb").touch()
+    return directory
+
+
+async def test_a_directory_of_models_is_followed_as_models_and_versions_come_and_go(tmp_path: Path) -> None:
+    for name, version in (("a", 1), ("a", 2), ("b", 1)):
+        saved(tmp_path / name, version)
+    async with living(model=str(tmp_path)) as life:
+        await life.manager.ready()
+        assert life.catalogue.available == {"a": (2,), "b": (1,)}
+        saved(tmp_path / "b", 2)
+        saved(tmp_path / "c", 1)
+        await life.serves(a=[2], b=[2], c=[1])
+        shutil.rmtree(tmp_path / "a")
+        await life.serves(b=[2], c=[1])
+        shutil.rmtree(tmp_path / "b")
+        shutil.rmtree(tmp_path / "c")
+        await life.serves()
+
+
+async def test_a_broken_model_at_the_start_is_one_sentence_at_once(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1)
+    saved(tmp_path / "b", 1, "broken")
+    async with living(model=str(tmp_path)) as life:
+        with pytest.raises(ModelProblem, match=r"^the model is broken$"):
+            await life.manager.ready()
+        assert life.loader.loaded.count(("b", 1)) == 1
+
+
+async def test_nothing_at_the_path_is_one_sentence_at_once(tmp_path: Path) -> None:
+    async with living(model=str(tmp_path / "missing")) as life:
+        with pytest.raises(ModelProblem, match="there is nothing at"):
+            await life.manager.ready()

@@ -1,0 +1,152 @@
+"""The source: which versions of which models are on disk, finished, and wanted. It blocks; the manager asks it often.
+
+A model whose directory cannot be read keeps what it has, and no other model notices.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from worker.models.config import ModelConfig, Models
+from worker.models.finding import Found, NoModel, find_all, version_number
+from worker.models.policy import Latest, Policy, wanted
+from worker.models.servable import ModelProblem
+from worker.models.settling import Fingerprint, Settling
+
+log = logging.getLogger(__name__)
+
+Place: TypeAlias = tuple[Policy, Mapping[int, Found] | None]
+"""Which versions of a model are wanted, and which are there; None where nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A version whose files have settled, and what they were like then."""
+
+    found: Found
+    files: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one look showed."""
+
+    models: Mapping[str, Collection[Finished]]
+    """The wanted versions of every model that could be looked at."""
+    unsettled: frozenset[str]
+    """The models of which some version has not settled: look again soon."""
+
+
+class Places(Protocol):
+    """Where models are looked for."""
+
+    def look(self) -> Mapping[str, Place]:
+        """All models, by name."""
+
+
+class OnePath:
+    """Whatever is at one path, each model in its highest version. The first look raises ModelProblem if that is
+    nothing; later ones cannot fail, and a path that is empty by then has no models.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: Mapping[str, Place] | None = None
+        self._problem = ""
+
+    def look(self) -> Mapping[str, Place]:
+        """See Places."""
+        try:
+            there = find_all(self._path)
+        except NoModel:
+            if self._known is None:
+                raise
+            there = {}
+        except (ModelProblem, OSError) as error:
+            if self._known is None:
+                raise
+            if str(error) != self._problem:
+                log.warning("what is served stays as it is: %s", error)
+            self._problem = str(error)
+            return dict.fromkeys(self._known, (Latest(), None))
+        self._problem = ""
+        gone: dict[str, Place] = {name: (Latest(), {}) for name in self._known or {}}
+        self._known = {name: (Latest(), versions) for name, versions in there.items()}
+        return gone | dict(self._known)
+
+
+class Configured:
+    """The base paths of configured models; a version is every directory whose name is a number."""
+
+    def __init__(self) -> None:
+        self.models: Models = {}
+        self._unreadable: dict[str, str] = {}
+
+    def look(self) -> Mapping[str, Place]:
+        """See Places."""
+        models = dict(self.models)
+        return {name: (model.policy, self._versions(model)) for name, model in models.items()}
+
+    def _versions(self, model: ModelConfig) -> Mapping[int, Found] | None:
+        versions = {}
+        try:
+            for child in sorted(model.directory.iterdir()):
+                version = version_number(child.name)
+                if version is not None and child.is_dir():
+                    versions[version] = Found(model.name, version, child)
+        except OSError as error:
+            reason = f"{model.base_path} of the model {model.name!r} cannot be read: {error.strerror}"
+            if self._unreadable.get(model.name) != reason:
+                log.warning("%s", reason)
+            self._unreadable[model.name] = reason
+            return None
+        self._unreadable.pop(model.name, None)
+        return versions
+
+
+class Source:
+    """Looks at places, and remembers what it saw there. For one thread at a time."""
+
+    def __init__(self, places: Places, settling: Settling) -> None:
+        self._places = places
+        self._settling = settling
+        self._finished: dict[Found, Finished] = {}
+
+    def look(self, loaded: Collection[Found]) -> Sighting:
+        """What is there now. `loaded` is what need not be looked at closely, for its files are read already.
+
+        Raises ModelProblem or OSError if nothing can be served.
+        """
+        models: dict[str, Collection[Finished]] = {}
+        unsettled: set[str] = set()
+        there: set[Found] = set()
+        for name, (policy, versions) in self._places.look().items():
+            if versions is None:
+                continue
+            there.update(versions.values())
+            settled = dict(versions)
+            while waits := [one for one in self._chosen(policy, settled) if not self._is_finished(one, loaded)]:
+                unsettled.add(name)
+                for one in waits:
+                    del settled[one.version]
+            models[name] = [self._finished[one] for one in self._chosen(policy, settled)]
+        self._finished = {found: finished for found, finished in self._finished.items() if found in there}
+        self._settling.forget({found.path for found in there})
+        return Sighting(models, frozenset(unsettled))
+
+    @staticmethod
+    def _chosen(policy: Policy, versions: Mapping[int, Found]) -> list[Found]:
+        return [versions[version] for version in sorted(wanted(policy, versions))]
+
+    def _is_finished(self, found: Found, loaded: Collection[Found]) -> bool:
+        """Once finished it stays so: if its files change, it is seen as changed when they have settled again."""
+        if found in loaded and found in self._finished:
+            return True
+        files = self._settling.settled(found.path)
+        if files is not None:
+            self._finished[found] = Finished(found, files)
+        return found in self._finished
