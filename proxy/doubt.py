@@ -9,6 +9,7 @@ else goes. A worker that withdrew, or that left while most stayed, goes at once.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -70,6 +71,11 @@ class Doubt:
         if not honest and self._doubted.pop(worker.id, None) is not None:
             log.warning("worker %s does not answer either, and is gone", worker.id)
             self._publish()
+        elif answer is not None and answer.id == worker.id and worker.id in self._doubted:
+            now = dataclasses.replace(worker, models=answer.models, versions=answer.versions)
+            if now != worker:  # its models come and go while the registry knows nothing of it
+                self._doubted[worker.id] = now
+                self._publish()
 
     def _publish(self) -> None:
         told = self._told

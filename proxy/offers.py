@@ -5,7 +5,8 @@
     none is named, one is due   the only model there is, or the one called `default`; if it is not clear: BadRequest
     nothing is asked for        everybody who has a model, or does not say
 
-Pure, and without regard to who rests: a model that only a resting worker has is known.
+Pure, and without regard to who rests: a model that only a resting worker has is known. So is one whose last worker left
+a moment ago and is likely to be back: it is missing, which passes, and not unknown.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ S = TypeVar("S", bound=Seated)
 class Offers(Generic[S]):
     """The seats, by what their workers have."""
 
-    def __init__(self, seats: Iterable[S] = ()) -> None:
+    def __init__(self, seats: Iterable[S] = (), missing: Iterable[str] = ()) -> None:
         self._everybody = [seat for seat in seats if not seat.worker.empty]
         self._silent = [seat for seat in self._everybody if seat.worker.models is None]
         self._by_model: dict[str, list[S]] = {}
@@ -44,14 +45,15 @@ class Offers(Generic[S]):
                 self._by_model.setdefault(model, []).append(seat)
             for pair in seat.worker.versions:
                 self._by_version.setdefault(pair, []).append(seat)
-        self.models = tuple(sorted(self._by_model))
-        """The models that somebody says to have, in alphabetical order."""
+        self._missing = frozenset(missing) - self._by_model.keys()
+        self.models = tuple(sorted(self._by_model.keys() | self._missing))
+        """The models that somebody says to have, or said a moment ago, in alphabetical order."""
 
     def plain(self, want: Want) -> Want:
         """The one of all wants that come to the same which stands for them: there are only so many of those.
 
-        Raises NoWorkers if there is nobody at all, UnknownModel for one that nobody has, and BadRequest if a model is
-        needed, none is named, and it is not clear which is meant.
+        Raises NoWorkers if there is nobody at all, or nobody at the moment; UnknownModel for a model that nobody has;
+        and BadRequest if a model is needed, none is named, and it is not clear which is meant.
         """
         if not self._everybody:
             raise NoWorkers("no worker is available; they may be starting")
@@ -59,6 +61,8 @@ class Offers(Generic[S]):
         if model is None:
             return Want(grpc=want.grpc)
         if model not in self._by_model:
+            if model in self._missing:
+                raise NoWorkers(f"no worker has the model {model!r} at the moment; the last one left just now")
             if not self._silent:
                 raise UnknownModel(
                     f"Servable not found for request: Latest({model}); no worker has this model",
@@ -86,7 +90,7 @@ class Offers(Generic[S]):
     def _unnamed(self) -> str | None:
         if len(self.models) == 1:
             return self.models[0]
-        if DEFAULT in self._by_model:
+        if DEFAULT in self.models:
             return DEFAULT
         if self._silent:
             return None

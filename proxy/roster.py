@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
+MISSED = 30.0
+"""Seconds for which a model is missing when its last worker has left, before it is unknown: one that is started again
+takes a while, and "try again" (503) is a better answer meanwhile than "there is no such model" (404)."""
+
 
 class Seat:
     """One worker, and what we have seen of it. It is kept for as long as the worker stays listed."""
@@ -96,9 +100,10 @@ class Roster:
         self._clock = clock
         self._rest = rest or Rest()
         self._seats: dict[str, Seat] = {}
+        self._missing: dict[str, float] = {}  # models without a worker, until when they are missed
         self._offers = Offers[Seat]()
         self._rounds: dict[Want, _Round] = {}
-        self._next_return = float("inf")  # when the first resting seat may be chosen again
+        self._next_change = float("inf")  # when the first resting seat may be chosen again, or a model is forgotten
         self._picks = 0
 
     @property
@@ -108,7 +113,7 @@ class Roster:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that somebody says to have, resting or not, in alphabetical order."""
+        """The models that somebody says to have, or said a moment ago, in alphabetical order."""
         return self._offers.models
 
     def others(self, seat: Seat, want: Want = ANY) -> list[Seat]:
@@ -143,7 +148,11 @@ class Roster:
             self._seats[worker.id] = seat
         for seat in old.values():
             seat.listed = False
-        self._offers = Offers(self._seats.values())
+            self._missing |= dict.fromkeys(seat.worker.models or (), self._clock() + MISSED)
+        for seat in self._seats.values():
+            for model in seat.worker.models or ():
+                self._missing.pop(model, None)
+        self._offers = Offers(self._seats.values(), self._missing)
         self._arrange()
         log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
         return [seat.worker for seat in old.values()]
@@ -159,7 +168,7 @@ class Roster:
 
     def next(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
         """As `lease`, for somebody who talks to the worker without us."""
-        if self._clock() >= self._next_return:
+        if self._clock() >= self._next_change:
             self._arrange()
         round_ = self._rounds.get(want) or self._round(want)
         seat = round_.step(tried) or self._last_resort(round_.seats, tried)
@@ -210,7 +219,11 @@ class Roster:
     def _arrange(self) -> None:
         """Somebody came, went, rests or is back: the rounds begin anew, with who waited longest."""
         now = self._clock()
-        self._next_return = min(
-            (seat.rest_until for seat in self._seats.values() if seat.rest_until > now), default=float("inf")
-        )
+        if forgotten := [model for model, until in self._missing.items() if until <= now]:
+            for model in forgotten:
+                del self._missing[model]
+            self._offers = Offers(self._seats.values(), self._missing)
+        due = [*self._missing.values(), *(seat.rest_until for seat in self._seats.values() if seat.rest_until > now)]
+        self._next_change = min(due, default=float("inf"))
+        self._offers = Offers(self._seats.values(), self._missing)
         self._rounds.clear()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from muster.wire import CLASSIFY
 
@@ -61,8 +61,9 @@ _remembered = lru_cache(maxsize=1024)(_wanted)
 
 def _of_query(query: bytes, *, posts: bool) -> Want:
     asked: dict[bytes, bytes] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        asked.setdefault(key, value)
+    for pair in query.split(b"&"):
+        key, _, value = pair.replace(b"+", b" ").partition(b"=")
+        asked.setdefault(unquote_to_bytes(key), unquote_to_bytes(value))
     name, version = asked.get(b"model"), asked.get(b"version", b"")
     number = int(version) if _VERSION.fullmatch(version) else None
     if name is None:
