@@ -27,6 +27,7 @@ from muster.values import Worker
 from worker.addresses import advertised, bind
 from worker.classify_api import ClassifyApi
 from worker.doors import open_doors
+from worker.grpc_api import GrpcApi
 from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
@@ -53,7 +54,8 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
         metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
         manager = await life.enter_async_context(managing(settings, catalogue, inference.forget, stop))
         http = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
-        doors = open_doors(settings, http, sock, stop)
+        grpc = GrpcApi(settings, state, inference, manager, metrics)
+        doors = open_doors(settings, state, http, sock, grpc, stop)
 
         if not settings.drop_in:
             await life.enter_async_context(doors)
