@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from muster.errors import ClusterError, UnexpectedAnswer
+from muster.errors import BadRequest, ClusterError, Overloaded, TooLarge, UnexpectedAnswer, UnknownModel
 from muster.wire import SERVED_BY, SERVER_TIMING
 
 
@@ -42,6 +42,18 @@ class Classification:
 
 
 @dataclass(frozen=True, slots=True)
+class Values:
+    """What a model gave for the tensors that it was sent."""
+
+    values: Any
+    """One item for each instance, or one tensor for all inputs; where the model has several outputs, by their names."""
+    served_by: str | None
+    """Id of the worker that answered."""
+    timings: Mapping[str, float]
+    """Milliseconds that each part of the way took, by its name: `decode`, `queue`, `infer`, `proxy`, …"""
+
+
+@dataclass(frozen=True, slots=True)
 class Peers:
     """Workers that may be asked directly, as `host:port`, the one to prefer first, for `ttl` seconds."""
 
@@ -64,9 +76,15 @@ class Listed:
     """The versions of its models, as far as it says, in rising order."""
 
 
+_PLAIN = {400: BadRequest, 404: UnknownModel, 413: TooLarge, 429: Overloaded, 503: Overloaded}
+"""TensorFlow Serving's REST API says in a sentence what was wrong, and in the status of what kind it was."""
+
+
 def explained(status: int, body: object, retry_after: str | None) -> ClusterError:
     """The error that an answer of 400 and above stands for, with its `Retry-After` (seconds) if it names one."""
     error = ClusterError.from_json(status, body)
+    if status in _PLAIN and isinstance(error, UnexpectedAnswer) and isinstance(body, Mapping) and "code" not in body:
+        error = _PLAIN[status](error.message)
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
         error.retry_after = int(retry_after)  # type: ignore[misc]  # this answer's word beats the class's
     return error
@@ -89,6 +107,13 @@ def _classification(model: Any, headers: Mapping[str, str], result: Any) -> Clas
         served_by=headers.get(SERVED_BY),
         timings=server_timing(headers.get(SERVER_TIMING, "")),
     )
+
+
+def values(headers: Mapping[str, str], body: Any) -> Values:
+    """What a `:predict` answer holds, whichever of its two forms it has."""
+    with _promised("a prediction"):
+        given = body["predictions"] if "predictions" in body else body["outputs"]
+        return Values(given, headers.get(SERVED_BY), server_timing(headers.get(SERVER_TIMING, "")))
 
 
 def peers(body: Any) -> Peers:

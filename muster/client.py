@@ -27,12 +27,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from muster.answers import Classification, Listed, Prediction
+from muster.answers import Classification, Listed, Prediction, Values
 from muster.errors import BadRequest, ClusterError
 from muster.plans import Lost, Outcome, Pause, Plan, Planner, Reply, Send, Step, Upload
+from muster.tensors import request_body
 from muster.wire import FILE_FIELD, PROXY_PORT
 
-__all__ = ["DEFAULT_PROXY", "AsyncClient", "Classification", "Client", "Image", "Listed", "Options", "Prediction"]
+__all__ = [
+    "DEFAULT_PROXY", "AsyncClient", "Classification", "Client", "Image", "Listed", "Options", "Prediction", "Tensors",
+    "Values",
+]  # fmt: skip
 
 T = TypeVar("T")
 Image = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
@@ -54,6 +58,17 @@ class Options(TypedDict, total=False):
     """Send the image to a worker directly."""
 
 
+class Tensors(TypedDict, total=False):
+    """What `predict` takes besides the model and its instances."""
+
+    inputs: Any
+    """Whole tensors instead of instances: one, or one for each of the model's inputs by its name."""
+    version: int | None
+    signature: str | None
+    p2p: bool
+    """Send the tensors to a worker directly."""
+
+
 class Client:
     """A client that blocks. Threads may share one.
 
@@ -73,6 +88,13 @@ class Client:
     def classify_many(self, images: Iterable[Image], **options: Unpack[Options]) -> list[Classification | ClusterError]:
         """Several images in one request. Each has its own outcome, in order: its labels or its own error."""
         return self._run(_plan(self._planner, [_upload(image) for image in images], options))
+
+    def predict(self, model: str, instances: Any = None, **tensors: Unpack[Tensors]) -> Values:
+        """What a model makes of tensors: one item for each of the `instances`, or the outputs for the `inputs`.
+
+        Arrays, lists, numbers, texts and bytes are sent as TensorFlow Serving's REST API takes them.
+        """
+        return self._run(_predict(self._planner, model, instances, tensors))
 
     def workers(self) -> list[Listed]:
         """The workers as the proxy sees them."""
@@ -133,6 +155,10 @@ class AsyncClient:
         uploads = [await asyncio.to_thread(_upload, image) for image in images]
         return await self._run(_plan(self._planner, uploads, options))
 
+    async def predict(self, model: str, instances: Any = None, **tensors: Unpack[Tensors]) -> Values:
+        """As `Client.predict`."""
+        return await self._run(await asyncio.to_thread(_predict, self._planner, model, instances, tensors))
+
     async def workers(self) -> list[Listed]:
         """As `Client.workers`."""
         return await self._run(self._planner.workers())
@@ -179,6 +205,11 @@ def _plan(planner: Planner, uploads: Sequence[Upload], options: Options) -> Plan
     return planner.classify(uploads, query, p2p=options.get("p2p", False))
 
 
+def _predict(planner: Planner, model: str, instances: Any, tensors: Tensors) -> Plan[Values]:
+    body = request_body(instances, tensors.get("inputs"), tensors.get("signature"))
+    return planner.predict(model, tensors.get("version"), body, p2p=tensors.get("p2p", False))
+
+
 def _only(outcomes: Sequence[Classification | ClusterError]) -> Classification:
     (outcome,) = outcomes
     if isinstance(outcome, ClusterError):
@@ -211,14 +242,18 @@ def _url(proxy: str) -> str:
 def _request(step: Send) -> httpx.Request:
     ask = step.ask
     timeout = httpx.Timeout(step.patience, connect=min(CONNECT_TIMEOUT, step.patience))
-    request: dict[str, Any] = {"method": "POST" if ask.uploads else "GET", "headers": {"Accept": "application/json"}}
-    if len(ask.uploads) == 1:
+    method = "POST" if ask.uploads or ask.json else "GET"
+    request: dict[str, Any] = {"method": method, "headers": {"Accept": "application/json"}}
+    if ask.json:
+        request["content"] = ask.json
+        request["headers"]["Content-Type"] = "application/json"
+    elif len(ask.uploads) == 1:
         request["content"] = ask.uploads[0].content
         request["headers"]["Content-Type"] = "application/octet-stream"
     elif ask.uploads:
         request["files"] = [(FILE_FIELD, (upload.filename, upload.content)) for upload in ask.uploads]
     return httpx.Request(
-        url=step.server + ask.path, params=ask.query, extensions={"timeout": timeout.as_dict()}, **request
+        url=step.server + ask.path, params=ask.query or None, extensions={"timeout": timeout.as_dict()}, **request
     )
 
 

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from muster import answers
-from muster.answers import Classification, Listed
+from muster.answers import Classification, Listed, Values
 from muster.errors import (
     BadImage,
     ClusterError,
@@ -36,7 +37,7 @@ from muster.errors import (
     WorkerBroke,
     WorkerTimeout,
 )
-from muster.wire import CLASSIFY, WORKERS
+from muster.wire import CLASSIFY, MODELS, WORKERS
 
 T = TypeVar("T")
 
@@ -56,11 +57,16 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request, whoever it goes to: with uploads a POST (one is the body itself, several are a form), else a GET."""
+    """A request, whoever it goes to: a POST of uploads (one is the body, several are a form) or of JSON, else a GET.
+
+    `choice` is what decides which workers are of use: `model` and `version`, as a query of the proxy.
+    """
 
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     uploads: Sequence[Upload] = ()
+    json: bytes = b""
+    choice: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,8 @@ class Planner:
         self, uploads: Sequence[Upload], query: Mapping[str, str], p2p: bool
     ) -> Plan[list[Classification | ClusterError]]:
         try:
-            reply = yield from self._persist(Ask(CLASSIFY, query, uploads), p2p)
+            choice = {name: query[name] for name in _CHOICE if name in query}
+            reply = yield from self._persist(Ask(CLASSIFY, query, uploads, choice=choice), p2p)
         except (BadImage, NotAnImage, TooLarge) as error:
             if len(uploads) == 1:
                 return [error]
@@ -169,6 +176,14 @@ class Planner:
             raise UnexpectedAnswer(f"{len(uploads)} images were sent and {len(outcomes)} answers came", status=502)
         return outcomes
 
+    def predict(self, model: str, version: int | None, json: bytes, *, p2p: bool) -> Plan[Values]:
+        """What the model makes of the tensors in the body of a TensorFlow Serving REST request."""
+        path, choice = f"{MODELS}/{quote(model, safe='')}", {"model": model}
+        if version is not None:
+            path, choice = f"{path}/versions/{version}", choice | {"version": str(version)}
+        reply = yield from self._persist(Ask(f"{path}:predict", json=json, choice=choice), p2p)
+        return answers.values(reply.headers, reply.body)
+
     def workers(self) -> Plan[list[Listed]]:
         """The workers as the proxy sees them."""
         reply = yield from self._persist(Ask(WORKERS), p2p=False)
@@ -176,7 +191,7 @@ class Planner:
 
     def _persist(self, ask: Ask, p2p: bool) -> Plan[Reply]:
         effort = Effort(self._clock() + self._timeout, self._attempts)
-        known = self._peers.setdefault(tuple(map(ask.query.get, _CHOICE)), _Known()) if p2p else _Known()
+        known = self._peers.setdefault(tuple(map(ask.choice.get, _CHOICE)), _Known()) if p2p else _Known()
         while True:
             peer = None
             try:
@@ -198,8 +213,7 @@ class Planner:
 
     def _peer(self, effort: Effort, ask: Ask, known: _Known) -> Plan[str]:
         if not known.addresses or self._clock() >= known.good_until:
-            choice = {name: ask.query[name] for name in _CHOICE if name in ask.query}
-            reply = yield from self._once(effort, self.proxy, Ask("/", choice))
+            reply = yield from self._once(effort, self.proxy, Ask("/", ask.choice))
             named = answers.peers(reply.body)
             known.addresses = list(named.addresses)
             known.good_until = self._clock() + named.ttl

@@ -10,10 +10,12 @@ from typing import Final
 # Ports
 PROXY_PORT: Final = 12480
 EMBEDDED_REGISTRY_PORT: Final = 12481
+PROXY_GRPC_PORT: Final = 12482
 CONSUL_PORT: Final = 8500
 
 # Paths
 CLASSIFY: Final = "/classify"
+MODELS: Final = "/v1/models"
 P2P: Final = "/p2p"
 WORKERS: Final = "/workers"
 HEALTHZ: Final = "/healthz"

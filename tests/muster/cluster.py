@@ -16,10 +16,10 @@ SEVEN = {"model": {"name": "digits", "version": 1}, "predictions": [{"label": "7
 
 @asynccontextmanager
 async def serving(**routes: Handler) -> AsyncIterator[str]:
-    """`http://host:port` of a server with handlers for the last part of the path: `classify`, `workers`, `root`."""
+    """`http://host:port` of a server with handlers for paths: `classify`, `workers`, `root`, `v1` with all below."""
     app = web.Application(client_max_size=2**26)
     for name, handler in routes.items():
-        app.router.add_route("*", "/" if name == "root" else f"/{name}", handler)
+        app.router.add_route("*", {"root": "/", "v1": "/v1/{rest:.*}"}.get(name, f"/{name}"), handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
