@@ -187,18 +187,10 @@ def test_a_model_that_was_copied_in_part_is_one_sentence(
         load(tmp_path)
 
 
-def test_a_model_that_takes_no_images_is_refused(tmp_path: Path) -> None:
-    spec = tf.TensorSpec([None, 4], tf.float32, name="features")
-    colours.save(tmp_path / "m" / "1", lambda features: features * 2, spec)
-    with pytest.raises(ModelProblem, match=r"does not take images.*\(\?, 4\)"):
-        load(tmp_path)
-
-
 def test_a_size_that_nobody_knows_is_asked_for_and_taken_from_the_file_beside(tmp_path: Path) -> None:
     spec = tf.TensorSpec([None, None, None, 3], tf.float32, name="image")
     version = colours.save(tmp_path / "m" / "1", lambda image: tf.reduce_mean(image, [1, 2]), spec)
-    with pytest.raises(ModelProblem, match="--input-height"):
-        load(tmp_path)
+    assert "--input-height" in load(tmp_path).no_classifier
     (version / "assets.extra" / "preprocessing.json").write_text(
         json.dumps({"height": 5, "width": 6, "resize": "crop", "mean": [1, 2, 3], "std": 2, "channels": "BGR"})
     )
@@ -242,18 +234,6 @@ def test_scores_become_probabilities_only_when_they_are_declared_to_be_logits(tm
     white = [np.ones((2, 2, 3), np.float32)]
     assert np.allclose(scores(load(tmp_path), white), 90)
     assert np.allclose(scores(load(tmp_path, Hints(scores="logits")), white), 1 / 3)
-
-
-def test_several_outputs_are_not_chosen_from_by_guessing(tmp_path: Path) -> None:
-    module = tf.Module()
-    module.serve = tf.function(
-        lambda image: {"a": tf.reduce_mean(image, [1, 2]), "b": tf.reduce_max(image, [1, 2])},
-        input_signature=[tf.TensorSpec([None, 2, 2, 3], tf.float32)],
-    )
-    tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures={"serving_default": module.serve})
-    with pytest.raises(ModelProblem, match=r"2 outputs \(a, b\)"):
-        load(tmp_path)
-    assert view(load(tmp_path, Hints(output="b"))).labels == ("0", "1", "2")
 
 
 def test_a_name_that_could_not_stand_in_a_url_is_refused(tmp_path: Path) -> None:

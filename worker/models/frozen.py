@@ -9,18 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worker.models.graph import Graph, new_session, shape_of, v1
-from worker.models.savedmodel import first_line
-from worker.models.servable import ModelProblem, Signature, Tensor
+from worker.models.graph import Graph, first_line, new_session, v1
+from worker.models.options import LoadOptions
+from worker.models.purity import pure_signatures
+from worker.models.servable import ModelProblem, Tensor
+from worker.models.signatures import DEFAULT, new_signature, shape_of
 from worker.models.tensorflow_quietly import tf
 
-SIGNATURE = "serving_default"
 _FLOATS = ("float32", "float16", "float64")
 
 
-def load_frozen(file: Path, input_layer: str | None, output_layer: str | None) -> Graph:
+def load_frozen(file: Path, input_layer: str | None, output_layer: str | None, options: LoadOptions) -> Graph:
     """The graph in `file`, with one signature from `input_layer` to `output_layer`. Raises ModelProblem."""
-    session = new_session()
+    session = new_session(options)
     try:
         definition = v1.GraphDef.FromString(file.read_bytes())
         with session.graph.as_default():
@@ -29,14 +30,15 @@ def load_frozen(file: Path, input_layer: str | None, output_layer: str | None) -
         session.close()
         raise ModelProblem(f"{file} is not a frozen TensorFlow graph: {first_line(error)}") from error
     try:
-        signature = Signature(
+        signature = new_signature(
             {"input": _tensor(session.graph, _chosen(file, session.graph, "input", input_layer))},
             {"output": _tensor(session.graph, _chosen(file, session.graph, "output", output_layer))},
         )
     except ModelProblem:
         session.close()
         raise
-    return Graph(session, {SIGNATURE: signature})
+    signatures = {DEFAULT: signature}
+    return Graph(session, signatures, pure_signatures(definition, signatures), options.inter_op_threads)
 
 
 def _chosen(file: Path, graph: Any, side: str, layer: str | None) -> str:

@@ -9,11 +9,14 @@ serve more images than one call spread over two cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from worker.models.options import LoadOptions
 from worker.models.servable import Array, Run, Signature, Tensor
 from worker.models.tensorflow_quietly import tf
 from worker.status import StatusError, code_of_number
@@ -22,35 +25,50 @@ from tensorflow.core.protobuf import config_pb2  # isort: skip  # TensorFlow is 
 
 v1 = tf.compat.v1
 _IN_THE_CALLING_THREAD = -1
+KEPT = 256
+"""So many functions of one graph are kept: callers choose the outputs, and can choose them in very many ways."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """A loaded model: its session, and its signatures by name."""
+    """A loaded model: its session, its signatures by name, and which of them change nothing when they are called."""
 
     session: Any
     signatures: Mapping[str, Signature]
+    pure: frozenset[str] = frozenset()
+    inter_op_threads: int = 1
     _functions: dict[tuple[tuple[str, ...], tuple[str, ...]], Run] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     def function(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Run:
         """A function of arrays, one for each of `inputs`, that returns one for each of `outputs`. Thread-safe.
 
-        Its calls raise StatusError.
+        Its calls raise StatusError. The first one prepares the graph, which may take long.
         """
-        feeds, fetches = tuple(tensor.name for tensor in inputs), tuple(tensor.name for tensor in outputs)
-        run = self._functions.get((feeds, fetches))
-        if run is None:
-            run = self._functions[feeds, fetches] = self._function(feeds, fetches)
-        return run
+        fed, fetched = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
+        # One order of names, so that whoever asks in another one meets the function that is prepared already.
+        key = tuple(sorted(fed)), tuple(sorted(set(fetched)))
+        with self._lock:
+            run = self._functions.get(key)
+            if run is None:
+                if len(self._functions) == KEPT:
+                    del self._functions[next(iter(self._functions))]
+                run = self._functions[key] = self._function(*key)
+        return run if key == (tuple(fed), tuple(fetched)) else _reordered(run, fed, fetched)
 
     def _function(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-        options.run_options.inter_op_thread_pool = _IN_THE_CALLING_THREAD
-        call = self.session._make_callable_from_options(options)
+        if self.inter_op_threads == 1:
+            options.run_options.inter_op_thread_pool = _IN_THE_CALLING_THREAD
+        prepared: list[Any] = []
+        preparing = Lock()
 
         def run(*arrays: Array) -> list[Array]:
             try:
-                results = call(*arrays)
+                with nullcontext() if prepared else preparing:
+                    if not prepared:
+                        prepared.append(self.session._make_callable_from_options(options))
+                results = prepared[0](*arrays)
             except tf.errors.OpError as error:
                 raise StatusError(code_of_number(error.error_code), error.message) from error
             # A tensor without dimensions comes as NumPy's or Python's own scalar.
@@ -60,17 +78,35 @@ class Graph:
 
     def close(self) -> None:
         """End the session and give its memory back. No call may be under way."""
+        with self._lock:
+            self._functions.clear()
         self.session.close()
 
 
-def new_session() -> Any:
+def _reordered(run: Run, fed: Sequence[str], fetched: Sequence[str]) -> Run:
+    """The same function for other orders of its arguments and results than the alphabetical ones."""
+    places = sorted(range(len(fed)), key=lambda place: fed[place])
+    names = sorted(set(fetched))
+    wanted = [names.index(name) for name in fetched]
+
+    def reordered(*arrays: Array) -> list[Array]:
+        results = run(*(arrays[place] for place in places))
+        return [results[place] for place in wanted]
+
+    return reordered
+
+
+def new_session(options: LoadOptions) -> Any:
     """An empty graph in a session of its own."""
-    config = v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1, device_count={"GPU": 0})
+    config = v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads,
+        device_count={"GPU": 0},
+    )
     return v1.Session(graph=tf.Graph(), config=config)
 
 
-def shape_of(proto: Any) -> tuple[int | None, ...] | None:
-    """A TensorShapeProto in plain Python."""
-    if proto.unknown_rank:
-        return None
-    return tuple(None if dimension.size < 0 else dimension.size for dimension in proto.dim)
+def first_line(error: Exception) -> str:
+    """The gist of an error of TensorFlow, which tends to print half a screen."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from worker.batching_parameters import Batching, batching_of
 from worker.models.preprocessing import Hints
 from worker.settings import WorkerSettings
 
@@ -29,12 +31,17 @@ class LoadOptions:
     """Replay the requests for warming up that come with a model."""
     replays: int = 1
     """So often each."""
-    batch_sizes: tuple[int, ...] = (1,)
-    """The sizes of batches in which requests for any signature may run."""
+    batching: Batching | None = None
+    """How requests share model calls, if they do."""
+    batching_beside: bool = False
+    """Only those of models whose directories say how."""
+
+
+DEFAULTS: Final = LoadOptions()
 
 
 def load_options(settings: WorkerSettings) -> LoadOptions:
-    """What the settings say about loading."""
+    """What the settings say about loading. Raises as `batching_of` does."""
     threads = settings.tensorflow_session_parallelism
     return LoadOptions(
         hints=settings.hints,
@@ -47,4 +54,6 @@ def load_options(settings: WorkerSettings) -> LoadOptions:
         inter_op_threads=threads or settings.tensorflow_inter_op_parallelism or 1,
         replay=settings.enable_model_warmup,
         replays=max(settings.num_request_iterations_for_warmup, 1),
+        batching=batching_of(settings),
+        batching_beside=settings.enable_per_model_batching_parameters,
     )

@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from worker.models.graph import Graph, new_session, shape_of, v1
-from worker.models.servable import ModelProblem, Signature, Tensor
+from worker.models.graph import Graph, first_line, new_session, v1
+from worker.models.options import DEFAULTS, LoadOptions
+from worker.models.purity import pure_signatures
+from worker.models.servable import ModelProblem
+from worker.models.signatures import signature_of
 from worker.models.tensorflow_quietly import tf
 
-SERVING_TAGS = ["serve"]
-_MEANT = (
-    (OSError, "its saved_model.pb is damaged"),
-    (RuntimeError, "its saved_model.pb holds no graph with the tag 'serve'"),
-    ((tf.errors.DataLossError, tf.errors.OutOfRangeError), "its variables are damaged"),
-)
-"""What TensorFlow means by an error whose own words lead astray."""
 
-
-def load_savedmodel(directory: Path) -> Graph:
+def load_savedmodel(directory: Path, options: LoadOptions = DEFAULTS) -> Graph:
     """The graph in `directory`, with its variables restored and its initialisers run. Raises ModelProblem."""
-    session = new_session()
+    session = new_session(options)
     try:
         with session.graph.as_default():
-            meta_graph = v1.saved_model.load(session, SERVING_TAGS, str(directory))
+            meta_graph = v1.saved_model.load(session, list(options.tags), str(directory))
+        signatures = {key: signature_of(definition) for key, definition in meta_graph.signature_def.items()}
+        pure = pure_signatures(meta_graph.graph_def, signatures)
     except Exception as error:  # whatever a damaged file makes TensorFlow raise
         session.close()
-        reason = next((words for kind, words in _MEANT if isinstance(error, kind)), first_line(error))
-        raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {reason}") from error
-    return Graph(session, {key: signature_of(definition) for key, definition in meta_graph.signature_def.items()})
+        raise ModelProblem(f"the SavedModel in {directory} cannot be loaded: {_meant(error, options)}") from error
+    return Graph(session, signatures, pure, options.inter_op_threads)
 
 
-def first_line(error: Exception) -> str:
-    """The gist of an error of TensorFlow, which tends to print half a screen."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def signature_of(definition: Any) -> Signature:
-    """What a SignatureDef says."""
-    return Signature(
-        {key: _tensor(info) for key, info in definition.inputs.items()},
-        {key: _tensor(info) for key, info in definition.outputs.items()},
-        definition.method_name,
-        definition.SerializeToString(),
-        {key: tf.make_ndarray(value) for key, value in definition.defaults.items()},
-    )
-
-
-def _tensor(info: Any) -> Tensor:
-    dtype = tf.dtypes.as_dtype(info.dtype).name if info.dtype else "invalid"  # an operation without a value has none
-    return Tensor(info.name, dtype, shape_of(info.tensor_shape))
+def _meant(error: Exception, options: LoadOptions) -> str:
+    """What TensorFlow means; in some cases its own words lead astray."""
+    match error:
+        case OSError():
+            return "its saved_model.pb is damaged"
+        case RuntimeError():
+            tags = " and ".join(repr(tag) for tag in options.tags)
+            return f"its saved_model.pb holds no graph with the tag {tags}"
+        case tf.errors.DataLossError() | tf.errors.OutOfRangeError():
+            return "its variables are damaged"
+    return first_line(error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 
 
@@ -31,6 +32,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with contextlib.nullcontext() if _chatter_wanted else _stderr_closed():
     import tensorflow as tf
 
+# TensorFlow announces that it will leave TensorFlow Lite to another package; what it calls 2.20 has come and gone.
+warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated")
 if not _chatter_wanted:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
