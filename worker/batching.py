@@ -59,8 +59,8 @@ class _Ticket(Generic[In, Out]):
     answer: asyncio.Future[Ran[Out]]
 
 
-_Outcome: TypeAlias = tuple[Any, int]
-"""A result or exception, and the rows of the call it is from."""
+_Outcome: TypeAlias = tuple[Any, int, int]
+"""A result or exception, the rows of the call it is from, and how many more were padding."""
 
 
 class Batcher(Generic[In, Out]):
@@ -125,20 +125,16 @@ class Batcher(Generic[In, Out]):
         full queue or what is said about deadlines above; or Draining after `close`.
         """
         tickets = self._admit(items, kind, deadline)
-        timeout = asyncio.timeout_at(deadline)
+        timer = None
+        if deadline is not None:
+            timer = asyncio.get_running_loop().call_at(deadline, self._expire, tickets)
         try:
-            async with timeout:
-                return [await ticket.answer for ticket in tickets]
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            waited = any(ticket in self._queue for ticket in tickets)
-            raise StatusError(*(self._late if waited else OVERDUE)) from None
+            return [await ticket.answer for ticket in tickets]
         finally:
+            if timer is not None:
+                timer.cancel()
             for ticket in tickets:
-                self._queue.leave(ticket)
-                if not ticket.answer.cancel() and not ticket.answer.cancelled():
-                    ticket.answer.exception()  # of several only the first is raised; nobody misses the others
+                self._let_go(ticket)
 
     async def idle(self) -> None:
         """Return when no call is under way. Its callers may have gone long before."""
@@ -183,12 +179,31 @@ class Batcher(Generic[In, Out]):
                 queue=self.waiting,
             )
         until = math.inf if deadline is None else deadline
-        tickets = [_Ticket[In, Out](item, rows, kind, now, until, loop.create_future()) for item, rows in items]
+        tickets: list[_Ticket[In, Out]] = [
+            _Ticket(item, rows, kind, now, until, loop.create_future()) for item, rows in items
+        ]
         for ticket in tickets:
             if self._queue.put(ticket) and self._wait:
                 loop.call_at(now + self._wait, self._runners.offer, self)
         self._runners.offer(self)
         return tickets
+
+    def _expire(self, tickets: Sequence[_Ticket[In, Out]]) -> None:
+        """Their deadline is over."""
+        error = self._late if any(ticket in self._queue for ticket in tickets) else OVERDUE
+        for ticket in tickets:
+            if not ticket.answer.done():
+                ticket.answer.set_exception(StatusError(*error))
+
+    def _let_go(self, ticket: _Ticket[In, Out]) -> None:
+        """Nobody waits for this any more."""
+        if ticket in self._queue:
+            self._queue.leave(ticket)
+        if ticket.answer.done():
+            if not ticket.answer.cancelled():
+                ticket.answer.exception()  # of several only the first is raised; nobody shall miss the others
+        else:
+            ticket.answer.cancel()
 
     def _lost(self, ticket: _Ticket[In, Out], now: float) -> bool:
         """Would it be a waste to run this?"""
@@ -201,7 +216,7 @@ class Batcher(Generic[In, Out]):
         try:
             outcomes = self._outcomes(batch)
         except BaseException as error:  # noqa: BLE001  # a promise is a promise, even to those whom sys.exit cuts off
-            outcomes = [(RuntimeError(f"the call ended with {error!r}"), 0)] * len(batch)
+            outcomes = [(RuntimeError(f"the call ended with {error!r}"), 0, 0)] * len(batch)
         took = time.monotonic() - begun
         return lambda: self._settle(batch, outcomes, started, took)
 
@@ -211,14 +226,15 @@ class Batcher(Generic[In, Out]):
             results = self._call([ticket.item for ticket in batch])
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the outcome
             if len(batch) == 1:
-                return [(error, batch[0].rows)]
+                return [(error, 0, 0)]
             half = len(batch) // 2
             return self._outcomes(batch[:half]) + self._outcomes(batch[half:])
         if len(results) != len(batch):
             lost = RuntimeError(f"{len(batch)} items went in and {len(results)} results came out")
-            return [(lost, 0)] * len(batch)
-        rows = sum(ticket.rows for ticket in batch)
-        return [(result, rows) for result in results]
+            return [(lost, 0, 0)] * len(batch)
+        rows = sum([ticket.rows for ticket in batch])
+        padding = self._padded(rows) - rows
+        return [(result, rows, padding) for result in results]
 
     def _settle(
         self, batch: Sequence[_Ticket[In, Out]], outcomes: Sequence[_Outcome], started: float, took: float
@@ -227,15 +243,14 @@ class Batcher(Generic[In, Out]):
         if self._idle is not None and not self._running:
             self._idle.set()
             self._idle = None
-        self._learn(len(batch), any(isinstance(result, Exception) for result, _ in outcomes))
-        for ticket, (result, rows) in zip(batch, outcomes, strict=True):
+        self._learn(len(batch), any(isinstance(result, Exception) for result, _, _ in outcomes))
+        for ticket, (result, rows, padding) in zip(batch, outcomes, strict=True):
             if ticket.answer.done():
                 continue
             if isinstance(result, Exception):
                 ticket.answer.set_exception(result)
             else:
-                waited, padding = started - ticket.since, self._padded(rows) - rows
-                ticket.answer.set_result(Ran(result, waited, took, rows, padding))
+                ticket.answer.set_result(Ran(result, started - ticket.since, took, rows, padding))
 
     def _learn(self, items: int, failed: bool) -> None:
         if failed and items > 1:

@@ -98,7 +98,7 @@ def _column(arrays: Sequence[Array], missing: int) -> Array:
     if missing:
         last = next((array for array in reversed(arrays) if len(array)), None)
         if last is not None:
-            arrays = [*arrays, np.broadcast_to(last[:1], (missing, *last.shape[1:]))]
+            arrays = [*arrays, np.repeat(last[:1], missing, axis=0)]
     return np.concatenate(arrays)
 
 

@@ -125,10 +125,16 @@ class Queue(Generic[T]):
         batch = self._due(now)
         if batch is None:
             return []
-        taken = [task for task, _ in zip(batch.tasks, range(most), strict=False)]
-        for task in taken:
-            self.leave(task)
-        return taken
+        if len(batch.tasks) > most:
+            taken = [task for task, _ in zip(batch.tasks, range(most), strict=False)]
+            for task in taken:
+                self.leave(task)
+            return taken
+        self._close(batch)
+        self._batches.remove(batch)
+        for task in batch.tasks:
+            del self._places[task]
+        return list(batch.tasks)
 
     def clear(self) -> list[T]:
         """Everybody who waited, who does not any more."""

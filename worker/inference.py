@@ -111,15 +111,18 @@ class Inference:
         Raises StatusError with what TensorFlow says, DEADLINE_EXCEEDED, or what the batching parameters do not allow;
         Overloaded.
         """
-        inputs, feed = _sorted(inputs)
-        outputs, fetch = _sorted(outputs)
-        arrays = [arrays[index] for index in feed]
+        if len(inputs) > 1:
+            inputs, order = _sorted(inputs)
+            arrays = [arrays[index] for index in order]
+        if len(outputs) > 1:
+            outputs, order = _sorted(outputs)
         lines = self._lines_of(servable)
         with self._inside(servable, lines, 1, bounded=not self._batches(servable)):
             ran = await lines.run(inputs, arrays, outputs, deadline)
-        if len(outputs) == 1:
+        if len(outputs) < 2:
             return ran
-        return replace(ran, result=[value for _, value in sorted(zip(fetch, ran.result, strict=True), key=_first)])
+        results = dict(zip(order, ran.result, strict=True))
+        return replace(ran, result=[results[index] for index in range(len(outputs))])
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run `work`, which is long for an event loop, in one of the decoding threads."""
@@ -205,16 +208,10 @@ def _overloaded(servable: Servable, inside: int) -> Overloaded:
     return Overloaded(f"the model {servable.name!r} has {inside} requests to work on here already", queue=inside)
 
 
-def _sorted(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[int]]:
+def _sorted(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
     """The tensors by name, so that callers who name them in another order share calls, and where each of them was."""
-    if len(tensors) < 2:
-        return tensors, range(len(tensors))
     order = sorted(range(len(tensors)), key=lambda index: tensors[index].name)
     return [tensors[index] for index in order], order
-
-
-def _first(pair: tuple[int, Array]) -> int:
-    return pair[0]
 
 
 def best(labels: Sequence[str], scores: Scores, top: int) -> tuple[Prediction, ...]:

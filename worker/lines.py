@@ -111,7 +111,7 @@ class Lines:
     def _batcher(
         self, images: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], make: Callable[[Run], _Arrays]
     ) -> _Arrays:
-        key = (images, tuple(tensor.name for tensor in inputs), tuple(tensor.name for tensor in outputs))
+        key = (images, tuple([tensor.name for tensor in inputs]), tuple([tensor.name for tensor in outputs]))
         batcher = self._batchers.get(key)
         if batcher is None:
             self._tidy()
