@@ -72,9 +72,9 @@ class Doubt:
             log.warning("worker %s does not answer either, and is gone", worker.id)
             self._publish()
         elif answer is not None and answer.id == worker.id and worker.id in self._doubted:
-            now = dataclasses.replace(worker, models=answer.models, versions=answer.versions)
-            if now != worker:  # its models come and go while the registry knows nothing of it
-                self._doubted[worker.id] = now
+            present = dataclasses.replace(worker, models=answer.models, versions=answer.versions)
+            if present != worker:  # its models come and go while the registry knows nothing of it
+                self._doubted[worker.id] = present
                 self._publish()
 
     def _publish(self) -> None:

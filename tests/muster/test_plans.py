@@ -22,6 +22,7 @@ from muster.errors import (
     NoWorkers,
     Overloaded,
     UnexpectedAnswer,
+    UnknownModel,
     WorkerBroke,
     WorkerTimeout,
 )
@@ -148,6 +149,47 @@ def test_a_worker_is_asked_for_once_and_kept_for_as_long_as_it_is_good() -> None
     world.classify(planner, p2p=True)
     ask, use = PROXY + "/", ANN + "/classify"
     assert world.sent == [ask, use, use, ask, use]
+
+
+def test_each_model_has_workers_of_its_own() -> None:
+    named = {"digits": peers("ann:1"), "cats": peers("bob:1")}
+    world = World(lambda send: named[send.ask.query["model"]] if send.ask.path == "/" else ok(SEVEN))
+    planner = world.planner()
+    for model in ("digits", "cats", "digits"):
+        world.run(planner.classify([PICTURE], {"model": model, "top": "3"}, p2p=True))
+    ask = PROXY + "/"
+    assert world.sent == [ask, ANN + "/classify", ask, BOB + "/classify", ANN + "/classify"]
+
+
+def test_a_proxy_is_asked_for_what_decides_between_workers_and_no_more() -> None:
+    asked: list[Mapping[str, str]] = []
+
+    def answer(send: Send) -> Reply:
+        if send.ask.path == "/":
+            asked.append(send.ask.query)
+        return peers("ann:1") if send.ask.path == "/" else ok(SEVEN)
+
+    world = World(answer)
+    world.run(world.planner().classify([PICTURE], {"model": "digits", "version": "2", "top": "3"}, p2p=True))
+    assert asked == [{"model": "digits", "version": "2"}]
+
+
+def test_when_a_worker_has_not_got_the_model_any_more_the_proxy_says_who_has() -> None:
+    lost = refusal(UnknownModel("there is no model 'digits'"))
+    world = World(in_turn(peers("ann:1"), ok(SEVEN), lost, peers("bob:1"), ok(SEVEN)))
+    planner = world.planner()
+    world.classify(planner, p2p=True)
+    world.classify(planner, p2p=True)
+    assert world.sent[2:] == [ANN + "/classify", PROXY + "/", BOB + "/classify"]
+    assert world.pauses == []
+
+
+def test_a_model_that_nobody_has_is_not_looked_for_again_and_again() -> None:
+    lost = refusal(UnknownModel("there is no model 'digits'"))
+    world = World(lambda send: peers("ann:1") if send.ask.path == "/" else lost)
+    with pytest.raises(UnknownModel):
+        world.classify(world.planner(), p2p=True)
+    assert world.sent == [PROXY + "/", ANN + "/classify"] * 2
 
 
 def test_when_a_worker_is_gone_its_alternate_is_asked_at_once() -> None:

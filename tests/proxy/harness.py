@@ -92,6 +92,10 @@ class ScriptedWorker:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
+    def speak_grpc(self, port: int) -> None:
+        """Say that it does, from now on."""
+        self.worker = dataclasses.replace(self.worker, grpc_port=port)
+
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
 
@@ -225,6 +229,7 @@ async def cluster(*workers: ScriptedWorker, **changes: object) -> AsyncIterator[
     addresses = ",".join(f"127.0.0.1:{worker.port}" for worker in workers)
     (port,) = free_ports(1)
     defaults = {"host": "127.0.0.1", "port": port, "registry": f"static://{addresses}", "drain_timeout": 2.0}
+    defaults["grpc"] = "grpc_port" in changes
     settings = dataclasses.replace(ProxySettings(), **{**defaults, **changes})  # type: ignore[arg-type]
     stop = Stop()
     program = asyncio.create_task(serve(settings, stop))

@@ -31,16 +31,22 @@ class Watcher:
     def __init__(self, answering: str = "") -> None:
         self.answering = answering
         self.adopted = ""
+        self.models: dict[str, tuple[str, ...] | None] = {}  # what each of them has, as adopted
+        self.having: dict[str, list[int]] | None = None  # what each of them answers to have
         self.asked = 0
         self.doubt = Doubt(self.adopt, self.ask)
 
     def adopt(self, snapshot: Snapshot) -> None:
         self.adopted = "".join(sorted(worker.id for worker in snapshot.workers))
+        self.models = {worker.id: worker.models for worker in snapshot.workers}
 
     async def ask(self, host: str, port: int) -> Worker | None:
         self.asked += 1
         name = chr(port - 9000)
-        return Worker(name, host, port) if name in self.answering else None
+        worker = Worker(name, host, port)
+        if self.having is not None:
+            worker = worker.serving(self.having)
+        return worker if name in self.answering else None
 
     def tell(self, names: str, withdrawn: str = "") -> str:
         self.doubt.apply(Snapshot(0, workers(names), frozenset(withdrawn)))
@@ -73,6 +79,17 @@ async def test_when_all_vanish_those_that_answer_stay_and_the_others_go() -> Non
         await watcher.until("ac")
         watcher.answering = "a"
         await watcher.until("a")
+
+
+async def test_the_models_of_those_that_stay_are_what_they_answer() -> None:
+    watcher = Watcher("abc")
+    watcher.tell("abc")
+    watcher.tell("")
+    watcher.having = {"digits": [1]}
+    async with watcher.settling(), asyncio.timeout(10):
+        while watcher.models != dict.fromkeys("abc", ("digits",)):  # noqa: ASYNC110  # there is no event
+            await asyncio.sleep(0.01)
+    assert watcher.adopted == "abc"
 
 
 async def test_who_is_listed_again_is_no_longer_in_doubt() -> None:
