@@ -33,6 +33,7 @@ from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
 from worker.models.manager import managing
+from worker.rest_api import RestApi
 from worker.serving_metrics import page_path
 from worker.settings import WorkerSettings
 from worker.state import State
@@ -47,13 +48,20 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
             open_registry(settings.registry, os.environ, stop, service=settings.service)
         )
         sock = life.enter_context(bind(settings.host, settings.port)) if settings.serves_http else None
+        if settings.serves_grpc:
+            bind(settings.host, settings.grpc_port).close()  # that it is taken is said before models are loaded
         catalogue = Catalogue()
         state = State(_introduction(settings, sock), catalogue)
         inference = Inference(settings)
         life.callback(inference.close)
         metrics = Metrics(state, inference, page_path(settings.monitoring_config_file))
         manager = await life.enter_async_context(managing(settings, catalogue, inference.forget, stop))
-        http = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
+        http = HttpApi(
+            state,
+            ClassifyApi(settings, state, inference, metrics),
+            RestApi(settings, state, inference, metrics),
+            metrics,
+        )
         grpc = GrpcApi(settings, state, inference, manager, metrics)
         doors = open_doors(settings, state, http, sock, grpc, stop)
 

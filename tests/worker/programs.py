@@ -20,13 +20,13 @@ PATIENCE = 60.0
 
 
 class ModelServer:
-    """A drop-in of its own process, on ports that were free; `out` and `log` are what it wrote."""
+    """A drop-in of its own process, on ports that were free; `out` and `log` are what it wrote so far."""
 
     def __init__(self, directory: Path, *flags: str, ports: tuple[int, int] | None = None, **environ: str) -> None:
         self.grpc, self.rest = ports or free_ports()
-        self._files = directory / "out", directory / "log"
+        self.out_file, self.log_file = directory / "out", directory / "log"
         command = [sys.executable, "-m", "worker", f"--port={self.grpc}", f"--rest_api_port={self.rest}", *flags]
-        with self._files[0].open("w") as out, self._files[1].open("w") as log:
+        with self.out_file.open("w") as out, self.log_file.open("w") as log:
             self.popen = subprocess.Popen(command, stdout=out, stderr=log, env={**os.environ, **environ})
 
     def __enter__(self) -> ModelServer:
@@ -40,11 +40,11 @@ class ModelServer:
 
     @property
     def out(self) -> str:
-        return self._files[0].read_text()
+        return self.out_file.read_text()
 
     @property
     def log(self) -> str:
-        return self._files[1].read_text()
+        return self.log_file.read_text()
 
     @property
     def url(self) -> str:
