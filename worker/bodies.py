@@ -8,6 +8,7 @@ closed: nobody reads the rest.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -52,12 +53,17 @@ class Shelf:
             self._taken -= mine
 
 
-async def read_body(request: web.BaseRequest, limit: int, patience: float, grow: Callable[[int], None]) -> bytes:
+async def read_body(
+    request: web.BaseRequest, limit: int, patience: float, grow: Callable[[int], None], *, packed: bool = False
+) -> bytes:
     """The body, `limit` bytes at most, sent within `patience` seconds; `grow` hears how much of it is here.
 
-    Raises TooLarge, RequestTimeout, UnsupportedEncoding for compressed bodies, BadRequest for broken ones.
+    Raises TooLarge, RequestTimeout, BadRequest for broken bodies, UnsupportedEncoding for compressed ones unless those
+    may come `packed`.
     """
-    if any(value.strip().lower() != "identity" for value in request.headers.getall("Content-Encoding", [])):
+    if not packed and any(
+        value.strip().lower() != "identity" for value in request.headers.getall("Content-Encoding", [])
+    ):
         raise UnsupportedEncoding("the body is compressed; images are as small as they get, send them as they are")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -84,6 +90,16 @@ async def read_body(request: web.BaseRequest, limit: int, patience: float, grow:
     finally:
         sizes.when_over(limit, None)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def inflated(body: bytes, limit: int) -> bytes:
+    """What is in a gzip file, `limit` bytes at most; nothing if that is broken, incomplete or larger."""
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: in gzip's own wrapping
+    try:
+        data = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        return b""
+    return data if unpacker.eof and len(data) <= limit else b""
 
 
 def _invite(request: web.BaseRequest) -> None:

@@ -31,6 +31,7 @@ from worker.models.servable import Servable
 from worker.settings import WorkerSettings
 from worker.state import State
 from worker.status import Code, code_of
+from worker.timing import server_timing
 from worker.uploads import Upload, unpack
 
 BODIES = 16
@@ -176,10 +177,9 @@ def _predictions(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _timing(answers: Sequence[Answer], encode: float) -> str:
-    stages = {
-        "decode": max((answer.decode for answer in answers), default=0.0),
-        "queue": max((answer.queue for answer in answers), default=0.0),
-        "infer": max((answer.infer for answer in answers), default=0.0),
-        "encode": encode,
-    }
-    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())
+    return server_timing(
+        decode=max((answer.decode for answer in answers), default=0.0),
+        queue=max((answer.queue for answer in answers), default=0.0),
+        infer=max((answer.infer for answer in answers), default=0.0),
+        encode=encode,
+    )

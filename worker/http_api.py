@@ -19,6 +19,8 @@ from worker import serving_metrics
 from worker.classify_api import ClassifyApi
 from worker.guards import Ambiguous, check_head
 from worker.metrics import CONTENT_TYPE, Metrics
+from worker.rest_api import RestApi
+from worker.rest_routes import PREFIX
 from worker.state import State
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class HttpApi:
     """The worker's handler for every request."""
 
-    def __init__(self, state: State, classify: ClassifyApi, metrics: Metrics) -> None:
+    def __init__(self, state: State, classify: ClassifyApi, rest: RestApi, metrics: Metrics) -> None:
         self._state = state
+        self._rest = rest
         self._metrics = metrics
         self._routes: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._index, "POST": classify},
@@ -70,6 +73,8 @@ class HttpApi:
         path = request.raw_path.partition("?")[0]
         if path == self._metrics.serving_path:
             return self._serving_page  # whatever the method
+        if path[: len(PREFIX)].lower() == PREFIX:
+            return self._rest
         methods = self._routes.get(path)
         if methods is None:
             raise NotFound("there is no such page", routes=sorted(self._routes))

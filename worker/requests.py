@@ -68,12 +68,8 @@ def plan_predict(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES)
     signature = servable.signatures.get(name)
     if signature is None:
         raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    if rules.check_method and signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
-        raise StatusError(
-            Code.INTERNAL,
-            "Expected prediction signature method_name to be one of "
-            f"{{{PREDICT}, {CLASSIFY}, {REGRESS}}}. Was: {signature.method_name}",
-        )
+    if rules.check_method:
+        check_predict_method(signature)
     _check_number(signature, request.inputs)
     arrays = _arrays(signature, request.inputs, rules.largest_fill)
     aliases = _aliases(signature, request.output_filter)
@@ -86,6 +82,16 @@ def plan_predict(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES)
         return response
 
     return Planned(tuple(signature.inputs.values()), arrays, outputs, answer)
+
+
+def check_predict_method(signature: Signature) -> None:
+    """Raises StatusError if `signature` is made for none of what TensorFlow Serving does."""
+    if signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
+        raise StatusError(
+            Code.INTERNAL,
+            "Expected prediction signature method_name to be one of "
+            f"{{{PREDICT}, {CLASSIFY}, {REGRESS}}}. Was: {signature.method_name}",
+        )
 
 
 def plan_classify(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES) -> Planned:

@@ -85,6 +85,9 @@ class WorkerSettings(ServingSettings):
         parse=size,
     )  # fmt: skip
     max_images: int = setting(64, "most images in one request", parse=_at_least_one)
+    max_inflated: int = setting(100 * 2**20, "largest body after decompression", unit="bytes", parse=size)
+    max_json_values: int = setting(16_000_000, "most values in the JSON of one request", parse=_at_least_one)
+    max_json_depth: int = setting(1_000_000, "most lists and objects inside each other in JSON", parse=_at_least_one)
     body_timeout: float = setting(30.0, "longest a client may take to send a body", unit="seconds")
 
     runners: int = setting(os.cpu_count() or 1, "model calls at the same time, one core each", parse=_at_least_one)

@@ -20,6 +20,7 @@ from worker.http_api import HttpApi
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
+from worker.rest_api import RestApi
 from worker.serving_metrics import page_path
 from worker.settings import WorkerSettings
 from worker.state import State
@@ -78,7 +79,12 @@ async def open_doors(
     if catalogue is not None:
         state.started()
     try:
-        api = HttpApi(state, ClassifyApi(settings, state, inference, metrics), metrics)
+        api = HttpApi(
+            state,
+            ClassifyApi(settings, state, inference, metrics),
+            RestApi(settings, state, inference, metrics),
+            metrics,
+        )
         async with listening(api, sock, stop, deadlines), aiohttp.ClientSession() as session:
             yield Doors(port, state, inference, session)
     finally:
