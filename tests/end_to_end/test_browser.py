@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from tests.end_to_end.programs import Cluster
 
@@ -63,3 +63,18 @@ def test_it_says_why_a_file_is_not_classified(page: Page, tmp_path: Path) -> Non
     letter.write_text("Dear worker")
     page.get_by_label("Drop a picture here").set_input_files(letter)
     expect(page.get_by_text("this is not an image")).to_be_visible()
+
+
+def test_among_several_models_one_is_chosen(page: Page, digits_model: Path) -> None:
+    def with_another_model(route: Route) -> None:
+        answer = route.fetch()
+        listed = answer.json()
+        listed["workers"][0]["models"] = ["cats", "digits"]
+        route.fulfill(response=answer, json=listed)
+
+    expect(page.get_by_label("Model", exact=True)).to_be_hidden()
+    page.route("**/workers", with_another_model)
+    page.get_by_label("Model", exact=True).select_option("digits")
+    with page.expect_request(lambda request: request.url.endswith("/classify?model=digits")):
+        page.get_by_label("Drop a picture here").set_input_files(digits_model / "digits" / "samples" / "7.png")
+    expect(page.locator(".prediction").first).to_contain_text("7")
