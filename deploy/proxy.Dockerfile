@@ -36,10 +36,11 @@ ENV PATH=/opt/muster/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
-    PROXY_PORT=12480
+    PROXY_PORT=12480 \
+    PROXY_GRPC_PORT=12482
 WORKDIR /
 USER 10001:10001
-EXPOSE 12480
+EXPOSE 12480 12482
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=15s --retries=3 \
     CMD ["python", "-IS", "/opt/muster/code/healthy.py", "PROXY_PORT", "/healthz"]

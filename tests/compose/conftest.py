@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.compose.project import BUILD_PATIENCE, Project, v1_or_v2
-from tests.consul_agent import free_ports
 
 OWNER = 4321
 """The user who owns the directory of models, where these tests may give it to somebody."""
@@ -44,13 +43,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def images(command: Sequence[str], models: Path) -> None:
     """The three images, of the code as it is now."""
-    Project("muster-images", command, models, 1).compose("build", patience=BUILD_PATIENCE)
+    Project("muster-images", command, models).compose("build", patience=BUILD_PATIENCE)
 
 
 @pytest.fixture(scope="session")
 def cluster(command: Sequence[str], images: None, models: Path) -> Iterator[Project]:
     """A cluster of three workers, started with an empty directory of models. Tests may scale it, and say to what."""
-    project = Project(f"muster-test-{os.getpid()}", command, models, free_ports(1)[0])
+    project = Project(f"muster-test-{os.getpid()}", command, models)
     try:
         try:
             project.scale(3)

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.consul_agent import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_PATIENCE = 900.0
 """Seconds for all images from nothing: TensorFlow comes over the network."""
@@ -81,14 +83,17 @@ def until(what: str, condition: Callable[[], object], patience: float = 60.0) ->
 class Project:
     """One cluster. `command` is the docker-compose to use, `models` the directory that it serves."""
 
-    def __init__(self, name: str, command: Sequence[str], models: Path, port: int) -> None:
+    def __init__(self, name: str, command: Sequence[str], models: Path) -> None:
+        port, grpc_port = free_ports(2)
         self.name = name
         self.models = models
         self.url = f"http://127.0.0.1:{port}"
+        self.grpc = f"127.0.0.1:{grpc_port}"
         self._command = command
         self._environ = {
             **os.environ,
-            "COMPOSE_PROJECT_NAME": name, "MUSTER_MODELS": str(models), "MUSTER_PORT": str(port), "PROXY_P2P": "true",
+            "COMPOSE_PROJECT_NAME": name, "MUSTER_MODELS": str(models), "PROXY_P2P": "true",
+            "MUSTER_PORT": str(port), "MUSTER_GRPC_PORT": str(grpc_port),
         }  # fmt: skip
 
     def compose(self, *arguments: str, patience: float = 120.0) -> str:

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.compose.conftest import OWNER
 from tests.compose.project import Project, docker, inspect, run, skip_or_fail, until, v2
 from tests.compose.traffic import RATE, Traffic
-from tests.consul_agent import free_ports
+from tests.serving_calls import AVAILABLE, statuses
 
 pytestmark = pytest.mark.compose
 
@@ -56,6 +57,11 @@ def test_a_cluster_that_started_without_a_model_reads_every_digit_through_the_pr
 ) -> None:
     digits = [str(digit) for digit in range(10)]
     assert [ask(f"{cluster.url}/classify", models / "digits" / "samples" / f"{d}.png") for d in digits] == digits
+
+
+def test_a_model_is_asked_about_over_grpc_through_the_proxy(cluster: Project) -> None:
+    with grpc.insecure_channel(cluster.grpc) as channel:
+        assert [one.state for one in statuses(channel, "digits")] == [AVAILABLE]
 
 
 def test_the_model_belongs_to_whom_the_directory_of_models_belongs(cluster: Project, models: Path) -> None:
@@ -180,7 +186,7 @@ def test_who_brings_a_model_gets_no_other_beside_it(command: Sequence[str], imag
     graph.parent.mkdir(parents=True)
     graph.touch()
     with ExitStack() as life:
-        project = Project("muster-own-model", command, tmp_path, free_ports(1)[0])
+        project = Project("muster-own-model", command, tmp_path)
         life.callback(project.down)
         assert "already" in project.compose("run", "--rm", "models")
     assert not (tmp_path / "digits").exists()
@@ -205,7 +211,7 @@ def test_the_proxy_has_no_tensorflow_and_no_room_that_is_not_its_own(images: Non
 
 def test_the_newer_docker_compose_runs_the_same_file(images: None, cluster: Project, models: Path, seven: Path) -> None:
     with ExitStack() as life:
-        project = Project(f"{cluster.name}-v2", v2(), models, free_ports(1)[0])
+        project = Project(f"{cluster.name}-v2", v2(), models)
         life.callback(project.down)
         project.scale(1)
         assert ask(f"{project.url}/classify", seven) == "7"
