@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from muster.values import Snapshot
+from muster.values import Snapshot, Worker
 from proxy.pool import Pool
 from proxy.replay import Budget
 from proxy.rewrite import RequestIds
@@ -33,7 +33,20 @@ class Commons:
     draining: bool = False
     """The proxy is about to stop: no connection is kept after its answer."""
 
+    on_gone: list[Callable[[Worker], None]] = field(default_factory=list)
+    """Whom to tell of each worker that has left."""
+    change: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the next change of the workers, or when the proxy is about to stop; then there is a new one."""
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Go by a new snapshot of the workers."""
         for gone in self.roster.apply(snapshot):
             self.pool.forget(gone.id)
+            for tell in self.on_gone:
+                tell(gone)
+        self.changed()
+
+    def changed(self) -> None:
+        """Wake those who wait for a `change`."""
+        change, self.change = self.change, asyncio.Event()
+        change.set()

@@ -148,7 +148,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(error)
                 return
         kind = OwnExchange if is_own(head) else Exchange
-        self._exchange = exchange = kind(commons, self, head, commons.request_ids.of(head))
+        self._exchange = exchange = kind(commons, self, head, commons.request_ids.of(head.request_id))
         exchange.start(data, complete=self._body is None)
         if rest:
             self._wait(rest)

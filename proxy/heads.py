@@ -226,8 +226,13 @@ def _upgrade(head: RequestHead, value: bytes) -> None:
     head.websocket = value.lower() == b"websocket"
 
 
+def is_request_id(value: bytes) -> bool:
+    """Is it fit to be written into headers and logs as a request's id?"""
+    return 0 < len(value) <= MAX_REQUEST_ID and not value.translate(None, _VISIBLE)
+
+
 def _request_id(head: RequestHead, value: bytes) -> None:
-    if 0 < len(value) <= MAX_REQUEST_ID and not value.translate(None, _VISIBLE):
+    if is_request_id(value):
         head.request_id = value
 
 

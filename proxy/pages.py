@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -66,16 +67,18 @@ class Metrics(Collector):
         for status, count in stats.statuses.items():
             answers.add_metric([str(status)], count)
         yield answers
-        total, buckets = 0, []
-        for limit, count in zip([*map(str, BUCKETS), "+Inf"], stats.latencies, strict=True):
-            total += count
-            buckets.append((limit, total))
-        yield HistogramMetricFamily(
-            "muster_proxy_request_seconds",
-            "Time from a request's head to the end of its answer",
-            buckets=buckets,
-            sum_value=stats.seconds,
-        )
+        yield _histogram(
+            "muster_proxy_request_seconds", "Time from a request's head to the end of its answer",
+            stats.latencies, stats.seconds,
+        )  # fmt: skip
+        calls = CounterMetricFamily("muster_proxy_grpc_responses", "gRPC calls that ended", labels=["code"])
+        for code, count in stats.grpc_codes.items():
+            calls.add_metric([code], count)
+        yield calls
+        yield _histogram(
+            "muster_proxy_grpc_seconds", "Time from a gRPC call's request to the end of its answer",
+            stats.grpc_latencies, stats.grpc_seconds,
+        )  # fmt: skip
         failures = CounterMetricFamily("muster_proxy_failed_attempts", "Failed attempts at a worker", labels=["reason"])
         for failure, count in stats.failures.items():
             failures.add_metric([failure.name.lower()], count)
@@ -101,6 +104,13 @@ class Metrics(Collector):
         age = self._registry.contact_age
         if age is not None:
             yield GaugeMetricFamily("muster_proxy_registry_age_seconds", "Time since the registry last answered", age)
+
+
+def _histogram(name: str, sentence: str, counts: Sequence[int], seconds: float) -> Metric:
+    limits = [*map(str, BUCKETS), "+Inf"]
+    return HistogramMetricFamily(
+        name, sentence, buckets=list(zip(limits, accumulate(counts), strict=True)), sum_value=seconds
+    )
 
 
 def metrics_registry(commons: Commons, registry: Registry) -> CollectorRegistry:

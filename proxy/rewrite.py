@@ -102,9 +102,9 @@ class RequestIds:
         self._prefix = prefix.encode()
         self._count = 0
 
-    def of(self, head: RequestHead) -> bytes:
-        """The id under which this request is known everywhere."""
-        if head.request_id:
-            return head.request_id
+    def of(self, own: bytes) -> bytes:
+        """The id under which this request is known everywhere. `own` is the client's, if it has a sane one."""
+        if own:
+            return own
         self._count += 1
         return b"%b-%x" % (self._prefix, self._count)

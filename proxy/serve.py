@@ -17,6 +17,7 @@ from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
 from proxy.commons import Commons
 from proxy.doubt import Doubt
+from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
@@ -67,7 +68,7 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))
         doubt = Doubt(commons.adopt, probe.ask)
-        server = await life.enter_async_context(_bound(relay, commons))
+        server, calls = await life.enter_async_context(_bound(relay, commons))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
         await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
@@ -77,6 +78,9 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
             await server.start_serving()
             for sock in server.sockets:
                 log.info("listening on %s:%d", *sock.getsockname()[:2])
+            if calls is not None:
+                await calls.start()
+                log.info("listening for gRPC on port %d", calls.port)
         await stop.wait()
 
 
@@ -97,15 +101,17 @@ async def _either(first: asyncio.Event, stop: Stop) -> None:
 
 
 @asynccontextmanager
-async def _bound(relay: Relay, commons: Commons) -> AsyncIterator[asyncio.Server]:
-    """The port is ours from the beginning, so that one that is taken is found out at once; it opens later."""
+async def _bound(relay: Relay, commons: Commons) -> AsyncIterator[tuple[asyncio.Server, GrpcServer | None]]:
+    """The ports are ours from the beginning, so that one that is taken is found out at once; they open later."""
     settings = commons.settings
     server = await commons.loop.create_server(
         relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024, start_serving=False
     )
+    calls: GrpcServer | None = None
     try:
-        yield server
+        calls = grpc_server(commons) if settings.grpc else None
+        yield server, calls
     finally:
         server.close()
-        await relay.drain()
+        await asyncio.gather(relay.drain(), *([] if calls is None else [calls.drain()]))
         await server.wait_closed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.settings import log_level, port, setting, size
-from muster.wire import PROXY_PORT, SERVICE
+from muster.wire import PROXY_GRPC_PORT, PROXY_PORT, SERVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,8 @@ class ProxySettings:
     """The reverse proxy: sends requests to the workers that are fit to serve, and hands out their addresses."""
 
     host: str = setting("0.0.0.0", "address to listen on")  # noqa: S104  # a proxy is there to be reached
+    grpc: bool = setting(True, "pass on gRPC, too")
+    grpc_port: int = setting(PROXY_GRPC_PORT, "port for gRPC; 0 takes a free one", parse=port)
     port: int = setting(PROXY_PORT, "port to listen on", parse=port)
     registry: str = setting("consul", "where workers are listed: consul[://HOST:PORT], embedded[://HOST:PORT] or "
                                       "static://HOST:PORT,HOST:PORT")  # fmt: skip

@@ -18,6 +18,9 @@ class Stats:
         self.statuses: Counter[int] = Counter()  # answers sent, by HTTP status
         self.latencies = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0  # sum of all latencies
+        self.grpc_codes: Counter[str] = Counter()  # gRPC calls, by the name of their code
+        self.grpc_latencies = [0] * (len(BUCKETS) + 1)
+        self.grpc_seconds = 0.0
         self.failures: Counter[Failure] = Counter()  # failed attempts, by kind
         self.cancelled = 0  # clients that left before their answer
         self.truncated = 0  # answers that a worker broke off half-way
@@ -27,6 +30,12 @@ class Stats:
         self.statuses[status] += 1
         self.latencies[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
+
+    def grpc_answered(self, code: str, seconds: float) -> None:
+        """One gRPC call ended with this code, `seconds` after it began."""
+        self.grpc_codes[code] += 1
+        self.grpc_latencies[bisect_left(BUCKETS, seconds)] += 1
+        self.grpc_seconds += seconds
 
     def refused(self, status: int) -> None:
         """The proxy itself answered with an error; its latency is not a worker's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.consul_agent import ConsulAgent
+
+
+os.environ["PROXY_GRPC_PORT"] = "0"  # several proxies run at the same time
 
 
 @pytest.fixture

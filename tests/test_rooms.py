@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "worker": {"worker", "discovery", "muster"},
 }
 HEAVY = {"tensorflow", "keras", "sklearn", "numpy", "PIL"}
-SERVER = {"aiohttp", "consul", "httptools", "multipart", "orjson", "prometheus_client", "uvloop"}
+SERVER = {"aiohttp", "consul", "google", "grpc", "httptools", "multipart", "orjson", "prometheus_client", "uvloop"}
 LIGHT = {"httpx", "rich", "typer"}
 """What comes with the package when no extra is asked for: all that `muster` may use."""
 
@@ -115,5 +115,6 @@ def test_the_client_and_the_command_line_load_nothing_of_a_server() -> None:
     loaded = set(run.stdout.split())
     assert "muster" in loaded
     assert (
-        loaded & {*HEAVY, "aiohttp", "uvloop", "consul", "orjson", "prometheus_client", "discovery", "proxy"} == set()
+        loaded & {*HEAVY, "aiohttp", "uvloop", "consul", "grpc", "orjson", "prometheus_client", "discovery", "proxy"}
+        == set()
     )

@@ -1,0 +1,135 @@
+"""The proxy's gRPC port: TensorFlow Serving's services and whatever else the workers speak, passed on as bytes.
+
+Two things are answered here. `grpc.health.v1.Health` says whether there is a worker to send calls to. And
+`HandleReloadConfigRequest` is refused: it would change one worker, whichever it met, and leave the others as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import closing
+from typing import Any
+
+from proxy.commons import Commons
+from proxy.grpc_channels import Channels
+from proxy.grpc_quietly import grpc
+from proxy.grpc_relay import GrpcRelay, Refused
+from proxy.grpc_wants import SERVICE, UNARY
+
+MAX_MESSAGE = 2**31 - 1
+"""Bytes; what gRPC can count."""
+_HEALTH = "/grpc.health.v1.Health/"
+_RELOAD = SERVICE + "ModelService/HandleReloadConfigRequest"
+_NAMES = frozenset(
+    b"\x0a" + bytes([len(name)]) + name if name else b""
+    for name in (b"", b"ModelService", b"PredictionService", b"tensorflow.serving.ModelService",
+                 b"tensorflow.serving.PredictionService")
+)  # fmt: skip
+"""The requests of Health that ask for something that is here, as they are on the wire."""
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+
+
+class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of each call."""
+
+    def __init__(self, commons: Commons, channels: Channels) -> None:
+        self._commons = commons
+        self._relay = GrpcRelay(commons, channels)
+        self._handlers = {method: self._unary(method) for method in UNARY}
+        self._handlers[_HEALTH + "Check"] = grpc.unary_unary_rpc_method_handler(self._check)
+        self._handlers[_HEALTH + "Watch"] = grpc.unary_stream_rpc_method_handler(self._watch)
+        self._handlers[_RELOAD] = grpc.unary_unary_rpc_method_handler(self._reload)
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a method; none is unknown, for the workers may know it."""
+        method = handler_call_details.method
+        return self._handlers.get(method) or self._stream(method)
+
+    def _unary(self, method: str) -> Any:
+        async def handle(request: bytes, context: Any) -> bytes:
+            return await self._relay.unary(method, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _stream(self, method: str) -> Any:
+        # Messages are framed the same way in calls of all four kinds, so this one serves for all.
+        async def handle(messages: AsyncIterator[bytes], context: Any) -> None:
+            await self._relay.stream(method, messages, context)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    @property
+    def _health(self) -> bytes:
+        able = any(seat.worker.grpc_port is not None for seat in self._commons.roster.seats)
+        return SERVING if able and not self._commons.draining else NOT_SERVING
+
+    async def _check(self, request: bytes, context: Any) -> bytes:
+        if request not in _NAMES:
+            unknown = Refused(grpc.StatusCode.NOT_FOUND, "there is no such service here")
+            await self._relay.refuse(_HEALTH + "Check", context, unknown)
+        return self._health
+
+    async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        said = b""
+        while True:
+            change = self._commons.change
+            if self._health != said:
+                said = self._health
+                yield said
+            if self._commons.draining:
+                return
+            await change.wait()
+
+    async def _reload(self, request: bytes, context: Any) -> bytes:
+        sentence = "a proxy does not reload its workers: send HandleReloadConfigRequest to each of them itself"
+        await self._relay.refuse(_RELOAD, context, Refused(grpc.StatusCode.FAILED_PRECONDITION, sentence))
+
+
+class GrpcServer:
+    """The port, which is ours from the beginning and opens with `start`."""
+
+    def __init__(self, server: Any, channels: Channels, commons: Commons, port: int) -> None:
+        self._server = server
+        self._channels = channels
+        self._commons = commons
+        self.port = port
+
+    async def start(self) -> None:
+        """Take calls."""
+        await self._server.start()
+
+    async def drain(self) -> None:
+        """Take no new calls, let those under way finish, cut off what is left after the limit."""
+        self._commons.changed()  # those who watch the health have nothing to wait for any more
+        await self._server.stop(self._commons.settings.drain_timeout)
+        await self._channels.close()
+
+
+def grpc_server(commons: Commons) -> GrpcServer:
+    """A server on the address that the settings say. OSError if it is taken; a `drain` is owed."""
+    settings = commons.settings
+    _check_free(settings.host, settings.grpc_port)
+    channels = Channels(settings.connect_timeout)
+    commons.on_gone.append(lambda worker: channels.forget(worker.id))
+    server = grpc.aio.server(options=(
+        ("grpc.so_reuseport", 0),  # or a second proxy would take half of the calls
+        ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
+        ("grpc.max_send_message_length", -1),
+    ))  # fmt: skip
+    server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return GrpcServer(server, channels, commons, server.add_insecure_port(f"{host}:{settings.grpc_port}"))
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if nobody can listen there: gRPC's own complaint is several lines and names no reason."""
+    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise OSError(f"cannot listen for gRPC on {host} port {port}: {why} (--grpc-port, --no-grpc)") from None

@@ -1,0 +1,211 @@
+"""gRPC through the proxy when workers fail: who is asked next, what the client hears, who is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.proxy.grpc_harness import PREDICT, STATUS, Code, GrpcClient, GrpcWorker, Heard, grpc_cluster, predict, status
+from tests.proxy.harness import until
+
+
+async def busy(heard: Heard) -> bytes:
+    await heard.context.abort(Code.UNAVAILABLE, "the queue is full", (("queue", "10"),))
+    raise AssertionError
+
+
+async def resting(client: GrpcClient) -> set[str]:
+    return {id_ for id_, seat in (await client.seats()).items() if seat["state"] == "resting"}
+
+
+def failures(metrics: str) -> dict[str, float]:
+    lines = [line for line in metrics.splitlines() if line.startswith("muster_proxy_failed_attempts_total{")]
+    return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+
+
+@pytest.mark.parametrize("replay_safe", [True, False])
+async def test_a_worker_that_refuses_connections_costs_no_call(replay_safe: bool) -> None:
+    workers = [GrpcWorker(replay_safe=replay_safe) for _ in range(2)]
+    async with grpc_cluster(*workers) as client:
+        await workers[0].stop_grpc()
+        for _ in range(6):
+            got = await client.ask(predict())
+            assert (got.code, got.answer) == (Code.OK, workers[1].id.encode())
+        assert failures(await client.metrics()) == {"unreachable": 1}
+        assert await resting(client) == {workers[0].id}
+
+
+async def test_nobody_accepts_and_the_call_says_so() -> None:
+    workers = [GrpcWorker() for _ in range(2)]
+    async with grpc_cluster(*workers) as client:
+        for worker in workers:
+            await worker.stop_grpc()
+        got = await client.ask(predict())
+        assert (got.code, got.details) == (Code.UNAVAILABLE, "no worker could be reached")
+        assert failures(await client.metrics()) == {"unreachable": 2}
+
+
+async def test_a_worker_that_is_back_is_asked_again() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker, rest=0.05) as client:
+        await client.ask(predict())
+        await worker.stop_grpc()
+        assert (await client.ask(predict())).code is Code.UNAVAILABLE
+        await worker.start_grpc()
+        got = await client.ask(predict())
+        assert (got.code, got.answer) == (Code.OK, worker.id.encode())
+        assert not await resting(client)
+
+
+async def test_a_worker_that_is_killed_under_a_call_leaves_it_to_another() -> None:
+    taken: list[Heard] = []
+
+    async def answer(heard: Heard) -> bytes:
+        taken.append(heard)
+        if len(taken) == 1:
+            await asyncio.Event().wait()
+        return b"second"
+
+    workers = [GrpcWorker(answer) for _ in range(2)]
+    async with grpc_cluster(*workers) as client:
+        asking = asyncio.create_task(client.ask(predict()))
+        await until(lambda: bool(taken))
+        first = next(worker for worker in workers if worker.calls)
+        await first.stop_grpc()
+        got = await asking
+        assert (got.code, got.answer) == (Code.OK, b"second")
+        assert "attempts;desc=2" in got.trailing["server-timing"]
+        assert failures(await client.metrics()) in ({"broke": 1}, {"declined": 1})
+        assert await resting(client) == {first.id}
+
+
+async def test_a_call_that_kills_workers_kills_two_and_not_all() -> None:
+    workers: list[GrpcWorker] = []
+
+    async def answer(heard: Heard) -> bytes:
+        worker = next(worker for worker in workers if heard in worker.calls)
+        stopping.append(asyncio.create_task(worker.stop_grpc()))
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    stopping: list[Any] = []
+    workers += [GrpcWorker(answer) for _ in range(4)]
+    async with grpc_cluster(*workers) as client:
+        got = await client.ask(predict())
+        assert got.code is Code.UNAVAILABLE
+        assert sum(len(worker.calls) for worker in workers) == 2
+
+
+async def test_what_one_declines_another_takes() -> None:
+    full, free = GrpcWorker(busy), GrpcWorker()
+    async with grpc_cluster(full, free) as client:
+        for _ in range(4):
+            got = await client.ask(predict())
+            assert (got.code, got.answer) == (Code.OK, free.id.encode())
+        assert len(full.calls) == 1
+        assert failures(await client.metrics()) == {"declined": 1}
+        assert await resting(client) == {full.id}
+
+
+async def test_if_all_decline_their_own_words_are_passed_on() -> None:
+    workers = [GrpcWorker(busy) for _ in range(3)]
+    async with grpc_cluster(*workers) as client:
+        got = await client.ask(predict())
+    assert (got.code, got.details, got.trailing["queue"]) == (Code.UNAVAILABLE, "the queue is full", "10")
+    assert got.trailing["x-served-by"] in {worker.id for worker in workers}
+    assert sum(len(worker.calls) for worker in workers) == 2
+
+
+async def test_the_only_worker_declines_and_goes_on_being_asked() -> None:
+    worker = GrpcWorker(busy)
+    async with grpc_cluster(worker) as client:
+        for _ in range(3):
+            assert (await client.ask(predict())).details == "the queue is full"
+        assert not await resting(client)
+    assert len(worker.calls) == 3
+
+
+async def test_a_call_that_may_have_effects_is_sent_once() -> None:
+    workers = [GrpcWorker(busy, replay_safe=False) for _ in range(2)]
+    async with grpc_cluster(*workers) as client:
+        got = await client.ask(predict())
+        assert (got.code, got.details) == (Code.UNAVAILABLE, "the queue is full")
+        assert sum(len(worker.calls) for worker in workers) == 1
+        # To ask for a state has none, whatever the worker promises.
+        assert (await client.ask(status("digits"), STATUS)).code is Code.UNAVAILABLE
+        assert sum(len(worker.calls) for worker in workers) == 3
+
+
+@pytest.mark.parametrize("code", [Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.ABORTED, Code.UNKNOWN])
+async def test_any_other_error_is_an_answer(code: Any) -> None:
+    async def answer(heard: Heard) -> bytes:
+        await heard.context.abort(code, "so it is")
+        raise AssertionError
+
+    workers = [GrpcWorker(answer) for _ in range(2)]
+    async with grpc_cluster(*workers) as client:
+        got = await client.ask(predict())
+        assert (got.code, got.details) == (code, "so it is")
+        assert not await resting(client)
+    assert sum(len(worker.calls) for worker in workers) == 1
+
+
+async def test_a_worker_that_stays_silent_is_given_up_and_rests() -> None:
+    async def answer(heard: Heard) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    workers = [GrpcWorker(answer) for _ in range(2)]
+    async with grpc_cluster(*workers, response_timeout=0.2) as client:
+        got = await client.ask(predict())
+        assert got.code is Code.DEADLINE_EXCEEDED
+        assert failures(await client.metrics()) == {"silent": 1}
+        assert len(await resting(client)) == 1
+    assert sum(len(worker.calls) for worker in workers) == 1
+
+
+async def test_a_port_that_accepts_and_says_nothing_is_not_waited_for() -> None:
+    worker, other = GrpcWorker(), GrpcWorker()
+    async with grpc_cluster(worker, other, connect_timeout=0.2) as client:
+        await worker.stop_grpc()
+        with socket.create_server(("127.0.0.1", worker.grpc_port)):
+            for _ in range(2):
+                assert (await client.ask(predict())).answer == other.id.encode()
+
+
+async def test_a_call_under_way_ends_well_although_its_worker_is_listed_no_more() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(heard: Heard) -> bytes:
+        await go_on.wait()
+        return b"done"
+
+    worker = GrpcWorker(answer)
+    async with grpc_cluster(worker) as client:
+        asking = asyncio.create_task(client.ask(predict()))
+        await until(lambda: bool(worker.calls))
+        grpc_server, worker._grpc = worker._grpc, None  # its HTTP port goes, and with it its place in the list
+        await worker.stop()
+        async with asyncio.timeout(10):
+            while await client.seats():  # noqa: ASYNC110  # plain state in another program
+                await asyncio.sleep(0.01)
+        go_on.set()
+        assert (await asking).answer == b"done"
+        await grpc_server.stop(0)
+
+
+async def test_many_calls_at_once_find_their_own_answers() -> None:
+    async def answer(heard: Heard) -> bytes:
+        await asyncio.sleep(0)
+        return heard.request
+
+    workers = [GrpcWorker(answer) for _ in range(3)]
+    async with grpc_cluster(*workers) as client:
+        asked = [json.dumps(number).encode() for number in range(300)]
+        answers = await asyncio.gather(*(client.ask(request, PREDICT) for request in asked))
+        assert [got.answer for got in answers] == asked
+        assert {seat["in_flight"] for seat in (await client.seats()).values()} == {0}
