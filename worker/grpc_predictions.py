@@ -17,7 +17,6 @@ import grpc
 
 from muster import wire
 from muster.errors import ClusterError
-from worker.batching import Ran
 from worker.grpc_calls import Method, aside, parse, unary_methods
 from worker.inference import Inference
 from worker.messages import serving
@@ -26,6 +25,7 @@ from worker.models.servable import Servable
 from worker.requests import Planned, Rules, plan_classify, plan_multi_inference, plan_predict, plan_regress
 from worker.state import State
 from worker.status import Code, StatusError, code_of
+from worker.timing import server_timing
 
 SERVICE: Final = "tensorflow.serving.PredictionService"
 SIGNATURE_DEF: Final = "signature_def"
@@ -123,7 +123,8 @@ class PredictionService:
             if call.plan is plan_multi_inference:
                 self._metrics.serving.examples(servable.name, planned.examples)
             self._metrics.ran(servable, call.api, decode=decode, ran=ran, encode=encode)
-        self._sign(context, _timing(decode, ran, encode))
+        timing = server_timing(decode=decode, queue=ran.waited, infer=ran.took, encode=encode)
+        self._sign(context, (wire.SERVER_TIMING.lower(), timing))
         return answer
 
     def _describe(self, request: Any, context: Any, account: _Account) -> bytes:
@@ -181,12 +182,6 @@ def _deadline(context: Any) -> float | None:
     """When the caller stops waiting, by the event loop's clock."""
     remaining = context.time_remaining()
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
-
-
-def _timing(decode: float, ran: Ran[Any], encode: float) -> tuple[str, str]:
-    stages = (("decode", decode), ("queue", ran.waited), ("infer", ran.took), ("encode", encode))
-    text = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages)
-    return wire.SERVER_TIMING.lower(), text
 
 
 def _invalid(message: str) -> StatusError:

@@ -39,7 +39,7 @@ async def grpc_listening(settings: WorkerSettings, api: GrpcApi) -> AsyncIterato
     )
     server.add_generic_rpc_handlers(api.handlers)
     port = 0
-    if settings.grpc_port or not settings.grpc_socket_path:
+    if settings.serves_grpc:
         port = _listen_on_port(server, settings.host, settings.grpc_port, credentials)
     if settings.grpc_socket_path:
         _listen_on_socket(server, settings.grpc_socket_path, credentials)

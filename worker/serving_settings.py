@@ -53,10 +53,10 @@ class ServingSettings:
 
     grpc_socket_path: str = setting("", "listen for gRPC on this Unix socket, too")
     grpc_channel_arguments: str = setting("", "options of the gRPC server: key=value,key=value")
-    grpc_max_threads: int = setting(0, "most gRPC requests at work at the same time; 0 is as many as come")
+    grpc_max_threads: int = setting(0, "most gRPC requests at work at the same time; 0 is 1024")
     ssl_config_file: str = setting("", "keys and certificates for gRPC, as a text SSLConfig")
     enable_grpc_healthcheck_service: bool = setting(False, "serve grpc.health.v1.Health")
-    enable_profiler: bool = setting(True, "serve tensorflow.ProfilerService")
+    enable_profiler: bool = setting(True, "serve tensorflow.ProfilerService (drop-in only)")
     enable_serialization_as_tensor_content: bool = setting(
         False, "gRPC answers carry tensors as raw bytes: faster, but not what every client reads"
     )

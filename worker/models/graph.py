@@ -19,7 +19,7 @@ import numpy as np
 from worker.models.options import LoadOptions
 from worker.models.servable import Array, Run, Signature, Tensor
 from worker.models.tensorflow_quietly import tf
-from worker.status import StatusError, code_of_number
+from worker.status import Code, StatusError, code_of_number
 
 from tensorflow.core.protobuf import config_pb2  # isort: skip  # TensorFlow is imported quietly, above, or not at all
 
@@ -71,6 +71,9 @@ class Graph:
                 results = prepared[0](*arrays)
             except tf.errors.OpError as error:
                 raise StatusError(code_of_number(error.error_code), error.message) from error
+            except UnicodeDecodeError as error:
+                # TensorFlow cannot raise an error that quotes bytes of the request which are no text.
+                raise StatusError(Code.INVALID_ARGUMENT, error.object.decode("utf-8", "replace")) from error
             # A tensor without dimensions comes as NumPy's or Python's own scalar.
             return [np.asarray(value, object if isinstance(value, bytes) else None) for value in results]
 
