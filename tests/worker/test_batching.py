@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from muster.errors import Draining
 from worker.batching import Batcher, Ran
-from worker.runners import Runners
-from worker.status import StatusError
+from worker.runners import Line, Runners, Turns
+from worker.status import Code, StatusError
 
 PATIENCE = 10.0
 
@@ -128,6 +128,148 @@ async def test_a_bad_item_fails_alone_and_its_neighbours_are_answered(mill: Mill
     assert [outcome.result if isinstance(outcome, Ran) else str(outcome) for outcome in outcomes] == [
         10, 20, "bad: [-3]", 40,
     ]  # fmt: skip
+
+
+async def crowd(mill: Mill, batcher: Batcher[int, int], *items: int) -> list[Ran[int] | BaseException]:
+    """The outcomes of `items`, which all queued up while the only runner was busy."""
+    with mill.held():
+        first = start(batcher, 1)
+        await mill.a_call_began()
+        tasks = start(batcher, *items)
+        await until(lambda: batcher.waiting == len(items))
+    await asyncio.gather(*first)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_one_bad_item_costs_a_few_calls_and_not_one_for_each_neighbour(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners, size=64)
+    outcomes = await crowd(mill, batcher, *range(2, 33), -1, *range(2, 34))
+    assert sum(isinstance(outcome, Ran) for outcome in outcomes) == 63
+    assert len(mill.batches) - 1 <= 2 * 6 + 1
+    assert sum(map(len, mill.batches)) - 1 <= 3 * 64
+
+
+async def test_after_a_failure_batches_are_small_until_some_went_well(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners, size=8)
+    await crowd(mill, batcher, 2, 3, 4, 5, 6, 7, 8, -1)
+    mill.batches.clear()
+    await crowd(mill, batcher, *range(2, 18))
+    assert [len(batch) for batch in mill.batches] == [1, 4, 4, 8]
+
+
+async def test_somebody_who_sends_only_bad_items_costs_hardly_more_than_a_call_for_each(
+    mill: Mill, runners: Runners
+) -> None:
+    batcher = Batcher(mill, runners, size=8)
+    await crowd(mill, batcher, *[-1] * 80)
+    assert len(mill.batches) - 1 <= 80 + 16
+
+
+async def test_only_items_of_one_kind_share_a_call(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners, size=8)
+    with mill.held():
+        tasks = start(batcher, 1)
+        await mill.a_call_began()
+        tasks += [asyncio.create_task(batcher.submit(item, kind=item % 2)) for item in (2, 3, 4, 5)]
+        await until(lambda: batcher.waiting == 4)
+    assert [(await task).result for task in tasks] == [10, 20, 30, 40, 50]
+    assert mill.batches == [[1], [2, 4], [3, 5]]
+
+
+async def test_a_call_holds_as_many_rows_as_fit_and_says_how_many(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners, size=8, padded=lambda rows: 8)
+    with mill.held():
+        tasks = start(batcher, 1)
+        await mill.a_call_began()
+        tasks += [asyncio.create_task(batcher.submit(item, rows=3)) for item in (2, 3, 4)]
+        await until(lambda: batcher.waiting == 3)
+    ran = [await task for task in tasks]
+    assert mill.batches == [[1], [2, 3], [4]]
+    assert [(one.batch, one.padding) for one in ran] == [(1, 7), (6, 2), (6, 2), (3, 5)]
+
+
+async def test_what_comes_together_is_admitted_together_or_not_at_all(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners, size=2, backlog=2)
+    with mill.held():
+        tasks = start(batcher, 1)
+        await mill.a_call_began()
+        together = asyncio.create_task(batcher.submit_all([(2, 2), (3, 1)]))
+        await until(lambda: batcher.waiting == 2)
+        with pytest.raises(StatusError, match="is full"):
+            await batcher.submit_all([(4, 1), (5, 1)])
+        assert batcher.waiting == 2
+    assert [ran.result for ran in await together] == [20, 30]
+    await asyncio.gather(*tasks)
+
+
+async def test_a_deadline_that_passes_in_the_queue_costs_no_call(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners)
+    with mill.held():
+        tasks = start(batcher, 1)
+        await mill.a_call_began()
+        with pytest.raises(StatusError, match="waiting in batching queue") as caught:
+            await batcher.submit(2, deadline=asyncio.get_running_loop().time() + 0.01)
+    assert caught.value.canonical is Code.RESOURCE_EXHAUSTED
+    await asyncio.gather(*tasks)
+    assert (await batcher.submit(3)).result == 30
+    assert mill.batches == [[1], [3]]
+
+
+async def test_a_deadline_that_is_over_is_told_without_any_work(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners)
+    with pytest.raises(StatusError, match="waiting in batching queue"):
+        await batcher.submit(1, deadline=asyncio.get_running_loop().time())
+    assert mill.batches == []
+
+
+async def test_a_deadline_that_passes_in_a_call_is_told_while_the_call_goes_on(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners)
+    with mill.held():
+        with pytest.raises(StatusError, match="Timed out waiting for notification") as caught:
+            await batcher.submit(1, deadline=asyncio.get_running_loop().time() + 0.01)
+        assert caught.value.canonical is Code.DEADLINE_EXCEEDED
+        assert mill.batches == [[1]]
+    assert (await batcher.submit(2)).result == 20
+
+
+async def test_idle_is_when_the_calls_of_those_who_left_are_over_too(mill: Mill, runners: Runners) -> None:
+    batcher = Batcher(mill, runners)
+    with mill.held():
+        (gone,) = start(batcher, 1)
+        await mill.a_call_began()
+        gone.cancel()
+        await asyncio.wait([gone])
+        idle = asyncio.create_task(batcher.idle())
+        await asyncio.sleep(0)
+        assert not idle.done()
+    async with asyncio.timeout(PATIENCE):
+        await idle
+    assert not batcher.busy
+
+
+async def test_a_call_that_wants_to_end_the_process_is_an_error_of_its_caller(runners: Runners) -> None:
+    def leave(items: Sequence[int]) -> list[int]:
+        raise SystemExit(3)
+
+    batcher = Batcher(leave, runners)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await batcher.submit(1)
+
+
+async def test_who_has_many_queues_gets_no_more_turns_than_who_has_one(runners: Runners) -> None:
+    order: list[str] = []
+
+    class Family(Turns):
+        def offer(self, line: Line) -> None:
+            self.add(line)
+            runners.offer(self)
+
+    large, small = Family(), Family()
+    cousins = [Batcher(_noting(order, "large"), large) for _ in range(4)]
+    child = Batcher(_noting(order, "small"), small)
+    await asyncio.gather(*[task for cousin in cousins for task in start(cousin, 1)], *start(child, 1, 2))
+    assert order == ["large", "large", "small", "large", "small", "large"]
 
 
 async def test_a_full_queue_refuses_at_once_and_says_how_long_it_is(mill: Mill, runners: Runners) -> None:
