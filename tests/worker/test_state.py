@@ -20,10 +20,11 @@ async def test_a_worker_names_the_versions_that_are_available_at_the_moment() ->
     told: list[tuple[tuple[str, int], ...]] = []
     catalogue.on_change(lambda: told.append(state.worker.versions))
     assert state.worker.models == (), "it says that it has none yet, not that it does not say"
-    catalogue.publish(image_servable("digits", _same, version=1))
+    first = image_servable("digits", _same, version=1)
+    catalogue.publish(first)
     catalogue.publish(image_servable("digits", _same, version=2))
     catalogue.publish(image_servable("cats", _same, version=7))
-    await catalogue.retire("digits", 1)
+    await catalogue.retire(first)
     assert state.worker.models == ("cats", "digits")
     assert told == [
         (("digits", 1),),
@@ -38,9 +39,10 @@ async def test_a_worker_without_a_model_is_not_ready() -> None:
     catalogue = Catalogue()
     state = State(WORKER, catalogue)
     state.started()
-    catalogue.publish(image_servable("digits", _same))
+    digits = image_servable("digits", _same)
+    catalogue.publish(digits)
     state.check_ready()
-    await catalogue.retire("digits", 1)
+    await catalogue.retire(digits)
     assert state.worker.empty
     with pytest.raises(Loading, match="no model"):
         state.check_ready()
