@@ -16,7 +16,7 @@ import typer
 
 from muster import __version__
 from muster.errors import BadImage, BadRequest, ClusterError, NotAnImage, TooLarge
-from muster.wire import PROXY_PORT
+from muster.wire import PROXY_GRPC_PORT, PROXY_PORT
 
 if TYPE_CHECKING:
     from muster.client import AsyncClient, Classification, Options
@@ -153,9 +153,16 @@ def up(
     ] = None,
     host: Annotated[str, typer.Option(help="Address that the proxy listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the proxy listens on.")] = PROXY_PORT,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port that it takes gRPC on: 12482 beside the default --port, else a free one."
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show everything that the processes log.")] = False,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C. Without --model it serves ./models, where it makes one if need be."""
     from muster.local import LocalSettings, run
 
-    run(LocalSettings(workers, model, host, port, verbose))
+    calls = grpc_port or (PROXY_GRPC_PORT if port == PROXY_PORT else 0)
+    run(LocalSettings(workers, model, host, port, calls, verbose))

@@ -11,14 +11,16 @@ from muster.answers import Listed
 from muster.wire import PROXY_PORT
 
 
-def guide(host: str, port: int, registry: str, listed: Sequence[Listed], model: Path) -> str:
+def guide(host: str, port: int, grpc_port: int, registry: str, listed: Sequence[Listed], model: Path) -> str:
     """A few lines for people. `host` is where the proxy listens; `model` is what the workers serve."""
-    proxy = f"{reachable(host)}:{port}"
+    here = reachable(host)
+    proxy = f"{here}:{port}"
     names = sorted({name for worker in listed for name in worker.models})
     lines = [
         "",
         "The cluster is up. Ctrl-C ends it.",
         f"  proxy     http://{proxy}  (a browser sees the cluster there)",
+        f"  gRPC      {here}:{grpc_port}  (TensorFlow Serving's services)",
         f"  workers   {'  '.join(worker.address for worker in listed)}",
         f"  registry  {registry}",
         f"  serving   {', '.join(names) or 'nothing yet'}, from {model}",

@@ -48,6 +48,8 @@ class LocalSettings:
     model: Path | None
     host: str
     port: int
+    grpc_port: int
+    """0 takes a free one."""
     verbose: bool
 
 
@@ -67,12 +69,13 @@ def _check(settings: LocalSettings) -> None:
         raise CannotStart("the servers are not installed here; pip install 'muster[proxy,digits]' brings them")
     if settings.model is not None and not settings.model.exists():
         raise CannotStart(f"there is no model at {settings.model}")
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        socket.create_server((settings.host, settings.port), family=family).close()
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise CannotStart(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    for port in (settings.port, settings.grpc_port):
+        try:
+            socket.create_server((settings.host, port), family=family).close()
+        except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
+            raise CannotStart(f"cannot listen on {settings.host} port {port}: {why}") from None
 
 
 async def _run(settings: LocalSettings) -> None:
@@ -152,11 +155,24 @@ class LocalCluster:
         runners = str(max(1, (os.cpu_count() or 1) // settings.workers))
         # What could stand otherwise in the environment, and must not, is said here.
         server = ("--registry", address, "--host", settings.host, "--drain-timeout", DRAIN)
+        grpc_port = settings.grpc_port or _free_port()
         registry = self._child("registry", "discovery", "--host", "127.0.0.1", "--port", str(port))
-        proxy = self._child("proxy", "proxy", *server, "--port", str(settings.port))
+        proxy = self._child(
+            "proxy", "proxy", *server, "--port", str(settings.port), "--grpc", "--grpc-port", str(grpc_port)
+        )
         workers = [
             self._child(
-                f"worker-{number}", "worker", *server, "--port", "0", "--model", str(model), "--runners", runners
+                f"worker-{number}",
+                "worker",
+                *server,
+                "--port",
+                "0",
+                "--grpc-port",
+                "0",
+                "--model",
+                str(model),
+                "--runners",
+                runners,
             )
             for number in range(1, settings.workers + 1)
         ]
@@ -168,7 +184,7 @@ class LocalCluster:
         listed = await self._all_listed(began)
         if not self._stop.requested:
             self._up = True
-            _say(guide(settings.host, settings.port, address, listed, model))
+            _say(guide(settings.host, settings.port, grpc_port, address, listed, model))
 
     def _child(self, name: str, *arguments: str) -> Child:
         child = Child(name, list(arguments), self._lifeline, self._hear)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -59,6 +60,13 @@ def test_it_serves_through_the_proxy_and_directly(cluster: Up, sample: Path) -> 
     with Client(cluster.url) as client:
         served = {client.classify(sample).served_by for _ in range(4)}
     assert len(served) == 2
+
+
+def test_it_takes_grpc_where_it_says(cluster: Up) -> None:
+    (line,) = [line for line in cluster.lines if "gRPC" in line]
+    health = "/grpc.health.v1.Health/Check"
+    with grpc.insecure_channel(line.split()[1]) as channel:
+        assert channel.unary_unary(health)(b"", timeout=10) == b"\x08\x01"
 
 
 def test_it_says_what_to_try_with_files_that_are_there(cluster: Up, home: Path) -> None:
@@ -218,15 +226,18 @@ def test_pauses_double_up_to_a_limit_and_start_over_after_a_long_life() -> None:
 
 
 def test_without_samples_the_guide_leaves_room_for_the_users_own(tmp_path: Path) -> None:
-    text = guide("0.0.0.0", 12480, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("net",), "ready")], tmp_path)
+    text = guide(
+        "0.0.0.0", 12480, 12482, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("net",), "ready")], tmp_path
+    )
     assert "curl localhost:12480/classify -F data=@IMAGE" in text
     assert "net" in text
+    assert "gRPC      localhost:12482" in text
     assert "--proxy" not in text
 
 
 def test_among_several_models_the_guide_names_one_as_a_shell_takes_it(tmp_path: Path) -> None:
     text = guide(
-        "", 12480, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("cats", "dogs"), "ready")], tmp_path
+        "", 12480, 12482, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("cats", "dogs"), "ready")], tmp_path
     )
     assert 'curl "localhost:12480/classify?model=cats" -F data=@IMAGE' in text
     assert 'curl "$(curl -s localhost:12480)/classify?model=cats" -F data=@IMAGE' in text
