@@ -115,9 +115,10 @@ async def test_a_full_worker_is_replaced_only_by_one_that_has_the_model() -> Non
     async with cluster(ann, bob) as proxy:
         assert (await proxy.ask(post(b"x", b"/v1/models/digits:predict"))).status == 503
         assert not bob.seen
-    ann, bob = ScriptedWorker(FULL, name="ann"), ScriptedWorker(name="bob")
-    async with cluster(ann, bob) as proxy:
-        assert await served(proxy, post(b"x", b"/v1/models/digits:predict")) == {b"bob": 4}
+    full, other, able = ScriptedWorker(FULL), ScriptedWorker(name="a", models={"cats": [1]}), ScriptedWorker(name="b")
+    async with cluster(full, other, able) as proxy:
+        assert await served(proxy, post(b"x", b"/v1/models/digits:predict")) == {b"b": 4}
+        assert full.seen
 
 
 async def test_a_model_that_a_worker_loads_or_gives_up_is_routed_within_moments(
