@@ -28,6 +28,10 @@ LIFELINE = "MUSTER_LIFELINE_FD"
 """Environment variable with the number of a pipe's read end: whoever holds the other end is our parent, and when it
 closes, however the parent died, we end as on SIGTERM. So nothing stays behind."""
 
+TWICE = 0.5
+"""Seconds within which a signal that comes again is the same: `timeout` and systemd send it to a process and to its
+group. Who has a lifeline may get it later still, from its parent, which has other means to end it at once."""
+
 
 class Stop:
     """Asks a process to end, once, and remembers why."""
@@ -35,6 +39,7 @@ class Stop:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._failure: BaseException | None = None
+        self._signalled_at: float | None = None
 
     def request(self, reason: str) -> None:
         """End in an orderly way. A second request changes nothing."""
@@ -61,7 +66,7 @@ class Stop:
             raise self._failure
 
     def listen(self) -> None:
-        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes. A second signal ends us at once."""
+        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes. Asked again, we end at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, signal.Signals(number))
@@ -70,13 +75,14 @@ class Stop:
             loop.add_reader(int(lifeline), self._lifeline_closed, int(lifeline))
 
     def _signalled(self, number: signal.Signals) -> None:
-        # Who has a parent may get the first signal twice: from it, and from a system that ends all of a group.
-        if not self.requested or LIFELINE in os.environ:
+        loop = asyncio.get_running_loop()
+        if self._signalled_at is None:
+            self._signalled_at = loop.time()
             self.request(number.name)
-            return
-        log.warning("ending at once: a second %s", number.name)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        elif loop.time() - self._signalled_at > TWICE and LIFELINE not in os.environ:
+            log.warning("ending at once: a second %s", number.name)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _lifeline_closed(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)

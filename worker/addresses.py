@@ -13,10 +13,14 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # every address includes those of IPv4
-        sock.bind(address)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # every address includes those of IPv4
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
     sock.setblocking(False)
@@ -48,9 +52,8 @@ def advertised(advertise: str, listens: tuple[str, int]) -> tuple[str, int]:
 def _reachable(host: str) -> str:
     if not ipaddress.ip_address(host).is_unspecified:
         return host
-    if "." in host:
-        return _way_out(socket.AF_INET) or "127.0.0.1"
-    return _way_out(socket.AF_INET6) or _way_out(socket.AF_INET) or "::1"
+    # Where both are there, more can reach the older.
+    return _way_out(socket.AF_INET) or (":" in host and _way_out(socket.AF_INET6)) or "127.0.0.1"
 
 
 def _way_out(family: socket.AddressFamily) -> str | None:

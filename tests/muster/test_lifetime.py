@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,18 +73,46 @@ def test_a_signal_is_an_orderly_end(number: signal.Signals) -> None:
         assert program.wait(10) == 0
 
 
-def test_a_second_signal_ends_a_process_at_once() -> None:
-    program = (
-        "import asyncio, uvloop\nfrom muster.lifetime import run\n"
-        "async def serve(stop):\n print('ready', flush=True)\n await stop.wait()\n print('leaving', flush=True)\n"
-        " await asyncio.Event().wait()\nrun(serve, loop_factory=uvloop.new_event_loop)"
-    )
+LINGERING = """
+import asyncio, uvloop
+from muster.lifetime import run
+
+async def serve(stop):
+    print("ready", flush=True)
+    await stop.wait()
+    print("leaving", flush=True)
+    await asyncio.sleep(LEAVES)
+    print("left", flush=True)
+
+run(serve, loop_factory=uvloop.new_event_loop)
+"""
+
+
+def test_who_is_asked_again_to_end_does_so_at_once() -> None:
+    program = LINGERING.replace("LEAVES", "3600")
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        for line in ("ready\n", "leaving\n"):
-            assert child.stdout.readline() == line
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.stdout.readline() == "leaving\n"
+        for _ in range(100):
             child.send_signal(signal.SIGTERM)
-        assert child.wait(10) == -signal.SIGTERM
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+                break
+        assert child.wait(0) == -signal.SIGTERM
+
+
+def test_one_signal_that_is_sent_to_a_process_and_to_its_group_is_one() -> None:
+    program = LINGERING.replace("LEAVES", "0.2")
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.stdout.readline() == "leaving\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.stdout.readline() == "left\n"
+        assert child.wait(10) == 0
 
 
 def test_a_process_ends_when_the_lifeline_of_its_parent_closes() -> None:

@@ -186,6 +186,13 @@ def test_what_it_cannot_start_with_is_told_at_once(flags: list[str], out: str, l
         assert "Traceback" not in server.log
 
 
+def test_it_ends_promptly_while_it_waits_for_its_model(tmp_path: Path) -> None:
+    with ModelServer(tmp_path, f"--model_base_path={tmp_path}/nothing") as server:
+        server.until("it looks for its model", lambda: "/nothing of the model" in server.log)
+        assert server.end() == 0
+        assert not server.out
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded(which: int, tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
