@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from muster.errors import Draining
+from muster.errors import Draining, Overloaded
 from worker.batching_queue import Queue
 from worker.runners import Call, Threads
 from worker.status import Code, StatusError
@@ -49,6 +49,15 @@ class Ran(Generic[Out]):
     padding: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call that was made: its rows, how many more were padding, and for each item its rows and how long it waited."""
+
+    rows: int
+    padding: int
+    items: tuple[tuple[int, float], ...]
+
+
 @dataclass(slots=True, eq=False)
 class _Ticket(Generic[In, Out]):
     item: In
@@ -68,7 +77,7 @@ class Batcher(Generic[In, Out]):
 
     A call gets items of one kind and at most `size` rows together, which `padded` may make more. `backlog` batches may
     wait; `wait` seconds at most may the first item of a batch wait for company although a runner is free. `late` is the
-    error of those whose deadline passes before they run.
+    error of those whose deadline passes before they run. `told` hears of every call, once.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Batcher(Generic[In, Out]):
         wait: float = 0.0,
         padded: Callable[[int], int] = lambda rows: rows,
         late: tuple[Code, str] = LATE,
+        told: Callable[[Called], None] | None = None,
     ) -> None:
         self._call = call
         self._runners = runners
@@ -88,6 +98,7 @@ class Batcher(Generic[In, Out]):
         self._wait = wait
         self._padded = padded
         self._late = late
+        self._told = told
         self._queue: Queue[_Ticket[In, Out]] = Queue(size, backlog, wait)
         self._trust = _BOUNDLESS  # so many items are run together
         self._running = 0
@@ -121,8 +132,8 @@ class Batcher(Generic[In, Out]):
     ) -> list[Ran[Out]]:
         """The outcomes of items of so many rows each, which are admitted together or not at all.
 
-        `deadline` is by the loop's clock. Raises what `call` raised for one of them; StatusError, UNAVAILABLE from a
-        full queue or what is said about deadlines above; or Draining after `close`.
+        `deadline` is by the loop's clock. Raises what `call` raised for one of them; Overloaded from a full queue;
+        StatusError if the deadline passes; Draining after `close`.
         """
         tickets = self._admit(items, kind, deadline)
         timer = None
@@ -135,6 +146,14 @@ class Batcher(Generic[In, Out]):
                 timer.cancel()
             for ticket in tickets:
                 self._let_go(ticket)
+
+    def overloaded(self) -> Overloaded:
+        """What is said to those who do not fit in."""
+        return Overloaded(
+            "The batch scheduling queue to which this task was submitted is full; currently "
+            f"{self._queue.batches} batches enqueued and max_enqueued_batches is {self._backlog}",
+            queue=self.waiting,
+        )
 
     async def idle(self) -> None:
         """Return when no call is under way. Its callers may have gone long before."""
@@ -172,12 +191,7 @@ class Batcher(Generic[In, Out]):
         if deadline is not None and deadline <= now:
             raise StatusError(*self._late)
         if not self._queue.fits([rows for _, rows in items], kind):
-            raise StatusError(
-                Code.UNAVAILABLE,
-                "The batch scheduling queue to which this task was submitted is full; currently "
-                f"{self._queue.batches} batches enqueued and max_enqueued_batches is {self._backlog}",
-                queue=self.waiting,
-            )
+            raise self.overloaded()
         until = math.inf if deadline is None else deadline
         tickets: list[_Ticket[In, Out]] = [
             _Ticket(item, rows, kind, now, until, loop.create_future()) for item, rows in items
@@ -243,6 +257,10 @@ class Batcher(Generic[In, Out]):
         if self._idle is not None and not self._running:
             self._idle.set()
             self._idle = None
+        if self._told is not None:
+            rows = sum([ticket.rows for ticket in batch])
+            items = tuple([(ticket.rows, started - ticket.since) for ticket in batch])
+            self._told(Called(rows, self._padded(rows) - rows, items))
         self._learn(len(batch), any(isinstance(result, Exception) for result, _, _ in outcomes))
         for ticket, (result, rows, padding) in zip(batch, outcomes, strict=True):
             if ticket.answer.done():

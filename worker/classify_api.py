@@ -86,6 +86,7 @@ class ClassifyApi:
     async def _classify(
         self, request: web.BaseRequest, servable: Servable, top: int, grow: Callable[[int], None]
     ) -> web.Response:
+        self._inference.check_room(servable)  # a refusal is cheap as long as the body is not here
         uploads = await self._uploads(request, grow)
         outcomes = await self._inference.classify(servable, [upload.data for upload in uploads], top)
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]

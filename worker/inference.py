@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from muster.errors import BadImage, BadRequest, ClusterError, Overloaded
 from worker import images
-from worker.batching import Ran
+from worker.batching import Called, Ran
 from worker.batching_parameters import batching_of
 from worker.lines import Lines
 from worker.models.preprocessing import Pixels
@@ -70,6 +70,11 @@ class Inference:
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder")
         self._settings = settings
         self._lines: dict[Servable, Lines] = {}
+        self._on_call: list[Callable[[Called], None]] = []
+
+    def on_call(self, callback: Callable[[Called], None]) -> None:
+        """Call `callback` after each model call that requests may share by --enable_batching."""
+        self._on_call.append(callback)
 
     @property
     def inside(self) -> int:
@@ -89,8 +94,11 @@ class Inference:
         lines = self._lines.get(servable)
         if lines is None:
             return
-        if lines.full if self._batches(servable) else lines.inside >= self._settings.queue:
-            raise _overloaded(servable, lines.inside)
+        if not self._batches(servable):
+            if lines.inside >= self._settings.queue:
+                raise _overloaded(servable, lines.inside)
+        elif (full := lines.full) is not None:
+            raise full
 
     async def forget(self, servable: Servable) -> None:
         """It is about to be unloaded, and nobody asks for it any more. Return when no call of it is under way."""
@@ -159,6 +167,10 @@ class Inference:
         finally:
             lines.inside -= tasks
 
+    def _called(self, called: Called) -> None:
+        for callback in self._on_call:
+            callback(called)
+
     def _batches(self, servable: Servable) -> bool:
         """Do requests of this model's tensors share calls?"""
         if self._settings.enable_per_model_batching_parameters:
@@ -171,8 +183,9 @@ class Inference:
             settings = self._settings
             batching = servable.batching if settings.enable_per_model_batching_parameters else self._batching
             lines = self._lines[servable] = Lines(
-                servable, self._runners, batching, settings.max_batch, settings.batch_wait
-            )
+                servable, self._runners, batching, self._called,
+                max_batch=settings.max_batch, batch_wait=settings.batch_wait,
+            )  # fmt: skip
         return lines
 
     async def _outcome(
@@ -185,8 +198,6 @@ class Inference:
             ran = await lines.classify(classifier, array)
             scores = classifier.scores(ran.result[0])
         except StatusError as error:
-            if error.canonical is Code.UNAVAILABLE:
-                return Overloaded(error.message, **error.details)
             if isinstance(classifier.takes, Encoded) and error.canonical is Code.INVALID_ARGUMENT:
                 return BadImage(f"the model cannot decode this image: {error.message.splitlines()[0].rstrip('.')}")
             log.exception("the model %r failed", servable.name)

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from worker.batching import LATE, OVERDUE, Batcher, Ran
+from muster.errors import Overloaded
+from worker.batching import LATE, OVERDUE, Batcher, Called, Ran
 from worker.batching_arrays import cut, joined, kind_of, merged, pieces_of, rows_of
 from worker.batching_parameters import Batching
 from worker.models.servable import Array, Classifier, Run, Servable, Tensor
@@ -33,18 +34,20 @@ _Key = tuple[bool, tuple[str, ...], tuple[str, ...]]
 class Lines:
     """The queues of `servable`. Images are at most `max_batch` in a call and wait for company for `batch_wait` seconds.
 
-    `batching` is how requests share calls, if they do.
+    `batching` is how requests share calls, if they do; `told` hears of each such call.
     """
 
     def __init__(
-        self, servable: Servable, runners: Runners, batching: Batching | None, max_batch: int, batch_wait: float
-    ) -> None:
+        self, servable: Servable, runners: Runners, batching: Batching | None, told: Callable[[Called], None],
+        *, max_batch: int, batch_wait: float,
+    ) -> None:  # fmt: skip
         self.inside = 0
         """Tasks on their way, counted by those who bring them."""
         self._servable = servable
         self._runners = runners
         self._turns = Turns()
         self._batching = batching
+        self._told = told
         self._max_batch = max_batch
         self._batch_wait = batch_wait
         self._batchers: OrderedDict[_Key, _Arrays] = OrderedDict()
@@ -55,9 +58,11 @@ class Lines:
         return sum(batcher.waiting for batcher in self._batchers.values())
 
     @property
-    def full(self) -> bool:
-        """Is there no queue with room?"""
-        return bool(self._batchers) and all(batcher.full for batcher in self._batchers.values())
+    def full(self) -> Overloaded | None:
+        """What to say to whoever comes, if no queue has room for anything."""
+        if not self._batchers or not all(batcher.full for batcher in self._batchers.values()):
+            return None
+        return next(iter(self._batchers.values())).overloaded()
 
     async def run(
         self, inputs: Sequence[Tensor], arrays: Sequence[Array], outputs: Sequence[Tensor], deadline: float | None
@@ -136,16 +141,18 @@ class Lines:
         if sizes[-1] == 1:
             return self._alone(run)  # its input may not even have a dimension for rows
         size = min(self._max_batch, sizes[-1])
-        return self._sharing(run, Batching(size, size, self._batch_wait, sizes=sizes), backlog=None)
+        return self._sharing(run, Batching(size, size, self._batch_wait, sizes=sizes), None, None)
 
     def _together(self, run: Run) -> _Arrays:
         assert self._batching is not None  # noqa: S101  # else nobody is together
-        return self._sharing(run, self._batching, self._batching.backlog)
+        return self._sharing(run, self._batching, self._batching.backlog, self._told)
 
-    def _sharing(self, run: Run, batching: Batching, backlog: int | None) -> _Arrays:
+    def _sharing(
+        self, run: Run, batching: Batching, backlog: int | None, told: Callable[[Called], None] | None
+    ) -> _Arrays:
         return Batcher(
             _by_rows(run, batching.padded), self, size=batching.size, backlog=backlog, wait=batching.wait,
-            padded=batching.padded, late=LATE,
+            padded=batching.padded, late=LATE, told=told,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from worker.batching import Ran
 from worker.figures import Spread, Tally, growing
 from worker.inference import Answer, Inference
-from worker.models.catalogue import Stage
+from worker.models.catalogue import Attempt, Stage
 from worker.models.servable import Servable
 from worker.serving_metrics import ServingMetrics
 from worker.state import State
@@ -29,6 +29,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KEPT = 16
 """So many versions that are gone keep their figures; those of older ones are dropped."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _ROWS = growing(1.0, 2, 11)
 _Version = tuple[str, str]
 
@@ -47,9 +48,13 @@ class Metrics:
         self._latency = Spread("muster_worker_request_seconds", request, _SECONDS)
         self._stages = Spread("muster_worker_stage_seconds", ("model", "version", "stage"), _SECONDS)
         self._rows = Spread("muster_worker_batch_size", ("model", "version"), _ROWS)
+        self._padding = Tally("muster_worker_padding_rows", ("model", "version"))
+        self._loads = Spread("muster_worker_load_seconds", ("model", "outcome"), _LOAD_SECONDS)
         self._here: set[_Version] = set()
         self._gone: dict[_Version, None] = {}  # those that left, the last one last
         state.models.on_change(self._adopt)
+        state.models.on_attempt(self._loaded)
+        inference.on_call(self.serving.batched)
         self._adopt()
         self._registry = CollectorRegistry()
         self._registry.register(_Page(self))
@@ -69,6 +74,8 @@ class Metrics:
     def ran(self, servable: Servable, api: str, *, decode: float, ran: Ran[Any], encode: float) -> None:
         """A request went through the model; `decode` and `encode` are the seconds before and after."""
         self._task(servable, decode, ran.waited, ran.took, ran.batch)
+        if ran.padding:
+            self._padding.add((servable.name, str(servable.version)), ran.padding)
         self.encoded(servable, encode)
         self.serving.ran(servable.name, api, ran.took)
 
@@ -98,6 +105,8 @@ class Metrics:
         yield _histogram(self._latency, "Time from a request's head to the end of the work on it")
         yield _histogram(self._stages, "Time that each stage of a task took; encode is that of a request")
         yield _histogram(self._rows, "Rows (images, examples) that shared the model call of a task")
+        yield _counter(self._padding, "Rows that were added to model calls, as seen by each request that shared one")
+        yield _histogram(self._loads, "Time that an attempt to load a version took")
         yield from self._depths()
         yield from self._states()
 
@@ -126,6 +135,13 @@ class Metrics:
                     states.add_metric((name, str(status.version), status.stage.name, status.code.name), 1)
         yield states
 
+    def _loaded(self, attempt: Attempt) -> None:
+        servable = attempt.servable
+        self._loads.observe((attempt.name, "failed" if servable is None else "loaded"), attempt.seconds)
+        self.serving.loaded(attempt.path, attempt.seconds, success=servable is not None)
+        if servable is not None and servable.replayed is not None:
+            self.serving.warmed_up(attempt.path, servable.replayed.seconds, servable.replayed.records, Code.OK)
+
     def _place(self, model: str, version: int | None) -> _Version:
         values = (model, "" if version is None else str(version))
         if values in self._here or values in self._gone:
@@ -144,7 +160,7 @@ class Metrics:
         for old in forgotten:
             del self._gone[old]
         if forgotten:
-            for figure in (self._requests, self._latency, self._stages, self._rows):
+            for figure in (self._requests, self._latency, self._stages, self._rows, self._padding):
                 figure.forget(lambda values: values[:2] in forgotten)
 
 

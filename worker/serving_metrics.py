@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muster.errors import BadRequest
+from worker.batching import Called
 from worker.figures import Spread, Tally, Values, growing
 from worker.messages.config import MonitoringConfig, read_config
 from worker.status import Code
@@ -77,6 +78,15 @@ class ServingMetrics:
             self._runtime.observe((model, _title(api.lower()), "TF1"), microseconds)
         self._runs.add()
         self._run_time.add((), microseconds)
+
+    def batched(self, called: Called) -> None:
+        """A model call was made that several requests may have shared."""
+        self._calls.add()
+        for rows, waited in called.items:
+            self._task_rows.observe((), rows)
+            self._queuing.observe(("",), waited * 1e6)
+        self._call_rows.observe((), called.rows + called.padding)
+        self._padding.observe((str(called.rows + called.padding),), called.padding)
 
     def examples(self, model: str, count: int) -> None:
         """A MultiInference request came with so many examples."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.errors import Draining
+from muster.errors import Draining, Overloaded
 from worker.batching import Batcher, Ran
 from worker.runners import Line, Runners, Turns
 from worker.status import Code, StatusError
@@ -195,7 +195,7 @@ async def test_what_comes_together_is_admitted_together_or_not_at_all(mill: Mill
         await mill.a_call_began()
         together = asyncio.create_task(batcher.submit_all([(2, 2), (3, 1)]))
         await until(lambda: batcher.waiting == 2)
-        with pytest.raises(StatusError, match="is full"):
+        with pytest.raises(Overloaded, match="is full"):
             await batcher.submit_all([(4, 1), (5, 1)])
         assert batcher.waiting == 2
     assert [ran.result for ran in await together] == [20, 30]
@@ -279,7 +279,7 @@ async def test_a_full_queue_refuses_at_once_and_says_how_long_it_is(mill: Mill, 
         await mill.a_call_began()
         tasks += start(batcher, 2, 3)
         await until(lambda: batcher.waiting == 2)
-        with pytest.raises(StatusError, match="is full; currently 2 batches enqueued") as caught:
+        with pytest.raises(Overloaded, match="is full; currently 2 batches enqueued") as caught:
             await batcher.submit(4)
     assert caught.value.details == {"queue": 2}
     assert caught.value.headers() == {"Retry-After": "1"}

@@ -25,6 +25,7 @@ from worker.metrics import KEPT, Metrics
 from worker.models.catalogue import Catalogue, Stage, VersionStatus
 from worker.models.servable import Servable
 from worker.serving_metrics import STRANGERS, ServingMetrics, page_path
+from worker.settings import WorkerSettings
 from worker.state import State
 from worker.status import Code
 
@@ -39,7 +40,7 @@ def servable(name: str = "m", version: int = 1) -> Servable:
 def measured(*servables: Servable) -> Iterator[tuple[Metrics, Catalogue]]:
     catalogue = Catalogue(servables)
     state = State(Worker("worker-1", "127.0.0.1", 1), catalogue)
-    inference = Inference(runners=1, limit=1, max_batch=1, batch_wait=0, max_pixels=1)
+    inference = Inference(WorkerSettings(runners=1))
     yield Metrics(state, inference), catalogue
     inference.close()
 
