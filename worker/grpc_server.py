@@ -19,7 +19,7 @@ MOST_CALLS: Final = 1024
 """Calls at the same time, where --grpc-max-threads says nothing. More are refused: each holds its message in memory."""
 GRACE: Final = 1.0
 """Seconds for calls that are being answered while the server closes; running requests were waited for before."""
-_OPTIONS: Final = (
+_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the requests
@@ -34,7 +34,7 @@ async def grpc_listening(settings: WorkerSettings, api: GrpcApi) -> AsyncIterato
     """
     credentials = _credentials(settings.ssl_config_file) if settings.ssl_config_file else None
     server = grpc.aio.server(
-        options=[*_OPTIONS, *_arguments(settings.grpc_channel_arguments)],
+        options=tuple((dict(_OPTIONS) | _arguments(settings.grpc_channel_arguments)).items()),
         maximum_concurrent_rpcs=settings.grpc_max_threads or MOST_CALLS,
     )
     server.add_generic_rpc_handlers(api.handlers)
@@ -79,14 +79,14 @@ def _perhaps(credentials: Any) -> str:
     return "" if credentials is None else ": perhaps the keys and certificates of --ssl_config_file are not in PEM form"
 
 
-def _arguments(text: str) -> list[tuple[str, int | str]]:
+def _arguments(text: str) -> dict[str, int | str]:
     """`k=v,k=v` as gRPC takes it: whole numbers as such, everything else as text. Raises ValueError."""
-    arguments: list[tuple[str, int | str]] = []
+    arguments: dict[str, int | str] = {}
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
         if not equals or not name:
             raise ValueError(f"--grpc_channel_arguments {text!r}: {part!r} is not of the form key=value")
-        arguments.append((name, int(value) if re.fullmatch(r"-?[0-9]+", value) else value))
+        arguments[name] = int(value) if re.fullmatch(r"-?[0-9]+", value) else value
     return arguments
 
 
