@@ -23,6 +23,7 @@ pytestmark = pytest.mark.compose
 def half_plus_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "half_plus_two"
     save_half_plus_two(directory / "00000123")
+    directory.parent.chmod(0o755)  # the worker in its container is somebody else
     return directory
 
 
