@@ -33,7 +33,7 @@ S = TypeVar("S", bound=Seated)
 
 
 class Offers(Generic[S]):
-    """The seats, by what their workers have."""
+    """The seats, by what their workers have. `missing` are models that none of them has."""
 
     def __init__(self, seats: Iterable[S] = (), missing: Iterable[str] = ()) -> None:
         self._everybody = [seat for seat in seats if not seat.worker.empty]
@@ -45,7 +45,7 @@ class Offers(Generic[S]):
                 self._by_model.setdefault(model, []).append(seat)
             for pair in seat.worker.versions:
                 self._by_version.setdefault(pair, []).append(seat)
-        self._missing = frozenset(missing) - self._by_model.keys()
+        self._missing = frozenset(missing)
         self.models = tuple(sorted(self._by_model.keys() | self._missing))
         """The models that somebody says to have, or said a moment ago, in alphabetical order."""
 

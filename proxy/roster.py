@@ -225,5 +225,4 @@ class Roster:
             self._offers = Offers(self._seats.values(), self._missing)
         due = [*self._missing.values(), *(seat.rest_until for seat in self._seats.values() if seat.rest_until > now)]
         self._next_change = min(due, default=float("inf"))
-        self._offers = Offers(self._seats.values(), self._missing)
         self._rounds.clear()

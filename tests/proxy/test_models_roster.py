@@ -140,6 +140,9 @@ def test_a_model_that_comes_back_is_there_at_once() -> None:
     roster.apply(listed({"b": {"cats": [1]}}))
     roster.apply(listed({"b": {"cats": [1]}, "c": {"digits": [1]}}))
     assert pick(roster, Want("digits")) == "c"
+    roster.apply(listed({"b": {"cats": [1]}, "c": {"dogs": [1]}}))
+    with pytest.raises(UnknownModel):
+        roster.lease((), Want("digits"))
 
 
 def test_a_version_that_was_loaded_since_is_found_from_the_next_snapshot_on() -> None:
