@@ -48,7 +48,6 @@ class Metrics:
         self._latency = Spread("muster_worker_request_seconds", request, _SECONDS)
         self._stages = Spread("muster_worker_stage_seconds", ("model", "version", "stage"), _SECONDS)
         self._rows = Spread("muster_worker_batch_size", ("model", "version"), _ROWS)
-        self._padding = Tally("muster_worker_padding_rows", ("model", "version"))
         self._loads = Spread("muster_worker_load_seconds", ("model", "outcome"), _LOAD_SECONDS)
         self._here: set[_Version] = set()
         self._gone: dict[_Version, None] = {}  # those that left, the last one last
@@ -74,8 +73,6 @@ class Metrics:
     def ran(self, servable: Servable, api: str, *, decode: float, ran: Ran[Any], encode: float) -> None:
         """A request went through the model; `decode` and `encode` are the seconds before and after."""
         self._task(servable, decode, ran.waited, ran.took, ran.batch)
-        if ran.padding:
-            self._padding.add((servable.name, str(servable.version)), ran.padding)
         self.encoded(servable, encode)
         self.serving.ran(servable.name, api, ran.took)
 
@@ -105,7 +102,6 @@ class Metrics:
         yield _histogram(self._latency, "Time from a request's head to the end of the work on it")
         yield _histogram(self._stages, "Time that each stage of a task took; encode is that of a request")
         yield _histogram(self._rows, "Rows (images, examples) that shared the model call of a task")
-        yield _counter(self._padding, "Rows that were added to model calls, as seen by each request that shared one")
         yield _histogram(self._loads, "Time that an attempt to load a version took")
         yield from self._depths()
         yield from self._states()
@@ -160,7 +156,7 @@ class Metrics:
         for old in forgotten:
             del self._gone[old]
         if forgotten:
-            for figure in (self._requests, self._latency, self._stages, self._rows, self._padding):
+            for figure in (self._requests, self._latency, self._stages, self._rows):
                 figure.forget(lambda values: values[:2] in forgotten)
 
 

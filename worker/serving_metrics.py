@@ -20,6 +20,8 @@ CONTENT_TYPE = "text/plain"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 STRANGERS = 100
 """So many names of models that never were here are told apart; requests for further ones are counted under one."""
+PATHS = 200
+"""So many paths of models are told apart; what is known of those that were not loaded for longest is dropped."""
 _OTHERS = "(others)"
 _LATENCY = growing(10, 1.8, 33)
 _QUEUING = growing(100, 1.2, 52)
@@ -61,6 +63,7 @@ class ServingMetrics:
         self._run_time = Tally(":tensorflow:core:graph_run_time_usecs")
         self._figures = [figure for figure in vars(self).values() if isinstance(figure, Tally | Spread)]
         self._strangers: set[str] = set()
+        self._paths: dict[str, None] = {}  # the one that was loaded last is last
 
     def requested(self, entrypoint: str, api: str, model: str, code: Code, seconds: float, *, known: bool) -> None:
         """A request ended. `known`: there is, or was, such a model here."""
@@ -95,6 +98,13 @@ class ServingMetrics:
 
     def loaded(self, path: str, seconds: float, *, success: bool) -> None:
         """It was tried to load the SavedModel at `path`."""
+        self._paths.pop(path, None)
+        self._paths[path] = None
+        if len(self._paths) > PATHS:
+            oldest = next(iter(self._paths))
+            del self._paths[oldest]
+            for figure in (self._load_attempts, self._load_latency, self._warm_up, self._warm_up_records):
+                figure.forget(lambda values: values[0] == oldest)
         self._load_attempts.add((path, "success" if success else "fail"))
         if success:
             self._load_latency.add((path,), round(seconds * 1e6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -17,14 +18,14 @@ from muster.values import Worker
 from tests.worker.colours import png
 from tests.worker.doors import Doors, open_doors
 from tests.worker.servables import image_servable
-from worker.batching import Ran
+from worker.batching import Called, Ran
 from worker.figures import Spread, Tally, growing
 from worker.inference import Inference
 from worker.messages.config import BadConfig
 from worker.metrics import KEPT, Metrics
-from worker.models.catalogue import Catalogue, Stage, VersionStatus
-from worker.models.servable import Servable
-from worker.serving_metrics import STRANGERS, ServingMetrics, page_path
+from worker.models.catalogue import Attempt, Catalogue, Stage, VersionStatus
+from worker.models.servable import Replayed, Servable
+from worker.serving_metrics import PATHS, STRANGERS, ServingMetrics, page_path
 from worker.settings import WorkerSettings
 from worker.state import State
 from worker.status import Code
@@ -138,6 +139,20 @@ def test_a_version_that_failed_to_load_is_shown_with_its_code() -> None:
         ("code=OK", "model=m", "state=LOADING", "version=2"),
         ("code=DATA_LOSS", "model=broken", "state=END", "version=7"),
     }
+
+
+def test_attempts_to_load_are_timed_and_the_replayed_requests_are_told() -> None:
+    with measured() as (metrics, catalogue):
+        warm = dataclasses.replace(servable(), replayed=Replayed(5, 0.25))
+        catalogue.attempted(Attempt("m", "/models/m/1", 2.0, warm))
+        catalogue.attempted(Attempt("m", "/models/m/2", 1.0, None))
+        told = samples(metrics)
+        lines = page(metrics.serving)
+    assert told["muster_worker_load_seconds_sum", "model=m", "outcome=loaded"] == 2
+    assert told["muster_worker_load_seconds_count", "model=m", "outcome=failed"] == 1
+    assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/m/1",status="success"} 1' in lines
+    assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="/models/m/2",status="fail"} 1' in lines
+    assert ':tensorflow:serving:model_warmup_latency_sum{model_path="/models/m/1",status="OK"} 250000' in lines
 
 
 # The page of tensorflow_model_server
@@ -289,6 +304,31 @@ def test_loads_and_warm_ups_are_told_by_the_path_of_the_model() -> None:
     assert ':tensorflow:cc:saved_model:load_latency{model_path="/models/m/1"} 2500000' in lines
     assert ':tensorflow:serving:model_warmup_latency_count{model_path="/models/m/1",status="OK"} 1' in lines
     assert ':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1",status="OK"} 5' in lines
+
+
+def test_hundreds_of_versions_do_not_leave_their_paths_for_ever() -> None:
+    metrics = ServingMetrics()
+    for version in range(3 * PATHS):
+        metrics.loaded(f"/models/m/{version}", 1.0, success=True)
+        metrics.warmed_up(f"/models/m/{version}", 0.001, 1, Code.OK)
+    paths = re.findall(r'load_latency\{model_path="/models/m/(\d+)"', metrics.page().decode())
+    assert [int(path) for path in paths] == list(range(2 * PATHS, 3 * PATHS))
+    assert metrics.page().count(b"model_warmup_latency_count{") == PATHS
+
+
+def test_calls_that_requests_share_are_told_with_their_sizes_and_waits() -> None:
+    metrics = ServingMetrics()
+    metrics.batched(Called(rows=5, padding=3, items=((2, 0.001), (3, 0.0002))))
+    lines = page(metrics)
+    batching = ":tensorflow:serving:batching_session:"
+    assert f"{batching}wrapped_run_count{{}} 1" in lines
+    assert f"{batching}input_batch_size_count{{}} 2" in lines
+    assert f"{batching}input_batch_size_sum{{}} 5" in lines
+    assert f'{batching}processed_batch_size_bucket{{le="4"}} 0' in lines
+    assert f'{batching}processed_batch_size_bucket{{le="8"}} 1' in lines
+    assert f'{batching}padding_size_sum{{execution_batch_size="8"}} 3' in lines
+    assert f'{batching}queuing_latency_bucket{{thread_pool_name="",le="172.8"}} 0' in lines
+    assert f'{batching}queuing_latency_bucket{{thread_pool_name="",le="207.36"}} 1' in lines
 
 
 def test_a_counter_can_be_asked_for_by_either_name_and_is_the_sum_over_its_labels() -> None:

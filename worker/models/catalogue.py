@@ -38,6 +38,16 @@ class VersionStatus:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of an attempt to load what is at `path`: nothing, if there is no servable."""
+
+    name: str
+    path: str
+    seconds: float
+    servable: Servable | None
+
+
 class _Place:
     """An available servable, and how many requests use it."""
 
@@ -58,6 +68,7 @@ class Catalogue:
         self._replaced: list[_Place] = []  # found no more, and not retired yet
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._on_change: list[Callable[[], None]] = []
+        self._on_attempt: list[Callable[[Attempt], None]] = []
         for servable in servables:
             self.publish(servable)
 
@@ -114,6 +125,15 @@ class Catalogue:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after every change of `available`."""
         self._on_change.append(callback)
+
+    def on_attempt(self, callback: Callable[[Attempt], None]) -> None:
+        """Call `callback` after each attempt to load a version."""
+        self._on_attempt.append(callback)
+
+    def attempted(self, attempt: Attempt) -> None:
+        """It was tried to load a version."""
+        for callback in self._on_attempt:
+            callback(attempt)
 
     def note(self, name: str, status: VersionStatus) -> None:
         """A version is in this state now. One that is available says so itself, and stays so until it is retired."""

@@ -47,14 +47,13 @@ def load(model: Found, options: LoadOptions) -> Servable:
             model.name, model.version, loaded.signatures, loaded.function, loaded.close,
             batching=batching if options.batching_beside else None,
         )  # fmt: skip
-        if options.replay:
-            replay(servable, home, options.replays)
+        replayed = replay(servable, home, options.replays) if options.replay else None
         view, reason = (None, said.wrong) if said.wrong else _view(servable, file, said, options)
         rehearse(servable, loaded.pure, batching.sizes or (1,) if batching else (1,))
     except BaseException:
         loaded.close()
         raise
-    return dataclasses.replace(servable, classifier=view, no_classifier=reason)
+    return dataclasses.replace(servable, classifier=view, no_classifier=reason, replayed=replayed)
 
 
 class _Loaded(Protocol):

@@ -74,6 +74,14 @@ class Classifier:
     """The output for one item as one score for each label; ClusterError if the output is of no use."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What it took to replay the requests that came with a model."""
+
+    records: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Servable:
     """One version of a model, loaded and warm."""
@@ -94,6 +102,8 @@ class Servable:
     """Why there is no `classifier`, as a part of a sentence."""
     batching: Batching | None = None
     """How its directory wants requests to share calls, where directories are asked."""
+    replayed: Replayed | None = None
+    """The requests that warmed it up, if it came with any."""
 
     def __repr__(self) -> str:
         return f"<Servable {self.name} version {self.version}>"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from worker.models.catalogue import Catalogue, Stage, VersionStatus
+from worker.models.catalogue import Attempt, Catalogue, Stage, VersionStatus
 from worker.models.finding import Found
 from worker.models.servable import ModelProblem, Servable
 from worker.models.settling import Fingerprint
@@ -127,16 +128,20 @@ class Steward:
 
     async def _load(self, version: _Version) -> None:
         version.tried = version.finished.files
+        found, began = version.finished.found, time.monotonic()
         try:
             async with self._workshop.turn_to_load():
                 self._note(version, Stage.LOADING)
-                servable = await self._workshop.load(version.finished.found)
+                began = time.monotonic()
+                servable = await self._workshop.load(found)
         except FilesChanged as error:
             version.tried = error.before
             self._rest(version, self._workshop.settle_time)
         except Exception as error:  # noqa: BLE001  # whatever a model makes TensorFlow raise is that version's end
+            self._catalogue.attempted(Attempt(self.name, str(found.path), time.monotonic() - began, None))
             self._failed(version, error)
         else:
+            self._catalogue.attempted(Attempt(self.name, str(found.path), time.monotonic() - began, servable))
             await self._loaded(version, servable)
         self._workshop.wake()
 

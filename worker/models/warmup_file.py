@@ -16,7 +16,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from worker.messages.serving import PredictionLog
-from worker.models.servable import Servable
+from worker.models.servable import Replayed, Servable
 from worker.models.tensorflow_quietly import tf
 from worker.requests import Planned, plan_classify, plan_multi_inference, plan_predict, plan_regress
 from worker.status import Code, StatusError, code_of_number
@@ -26,11 +26,11 @@ FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST_RECORDS: Final = 1000
 
 
-def replay(servable: Servable, directory: Path, times: int) -> None:
+def replay(servable: Servable, directory: Path, times: int) -> Replayed | None:
     """Answer each of the requests in a version's `directory`, if there are any, so often. Raises StatusError."""
     file = directory / FILE
     if not file.is_file():
-        return
+        return None
     started, count = time.monotonic(), 0
     for count, record in enumerate(_records(file), 1):
         if count > MOST_RECORDS:
@@ -43,7 +43,9 @@ def replay(servable: Servable, directory: Path, times: int) -> None:
             raise StatusError(Code.INVALID_ARGUMENT, f"Failed to parse warmup record {count} from {file}") from None
         for _ in range(times):
             _answer(servable, recorded)
-    log.info("%r: replayed %d requests of %s in %.1f s", servable, count, file, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    log.info("%r: replayed %d requests of %s in %.1f s", servable, count, file, seconds)
+    return Replayed(count, seconds)
 
 
 def _records(file: Path) -> Iterator[bytes]:
