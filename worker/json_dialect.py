@@ -188,6 +188,9 @@ class Reader:
 
     def _peek(self) -> bytes:
         """The next byte that is not white; empty at the end, which a zero byte is, too."""
+        mark = self._body[self._at : self._at + 1]
+        if mark > b" ":
+            return mark
         match = _WHITESPACE.match(self._body, self._at)
         assert match is not None  # noqa: S101  # it matches nothing, too
         self._at = match.end()

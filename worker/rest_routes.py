@@ -33,7 +33,7 @@ def route(method: str, target: str) -> Route:
     A query belongs to no route. The verb must be in small letters, although the path need not.
     """
     expected = {"POST": _RUN, "GET": _LOOK}.get(method)
-    match = expected.fullmatch(target) if expected is not None else None
+    match = expected.fullmatch(target) if expected is not None and "?" not in target else None
     if match is None:
         raise _malformed(method, target)
     name, version, label, verb = match.groups()
