@@ -6,16 +6,14 @@ with them: then the first score would be the best one's, whichever that is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
 from muster.errors import ClusterError
 from worker.models.choosing import Choice, Unfit
-from worker.models.preprocessing import Pixels
+from worker.models.samples import images
 from worker.models.servable import Array, Classifier, Item, Servable, Tensor
-from worker.models.tensorflow_quietly import tf
 
 NAMES: Final = ("classes", "labels")
 LOOKS: Final = 16
@@ -30,7 +28,7 @@ def own_labels(servable: Servable, choice: Choice, view: Classifier, classes: in
         return ()
     (key, tensor), *_ = texts.items()
     try:
-        rows = [_row(servable, choice, view, tensor, image) for image in _images(view)]
+        rows = [_row(servable, choice, view, tensor, image) for image in images(view.takes, LOOKS)]
     except ClusterError as error:
         raise Unfit(f"it does not run: {error.message}") from error
     names = rows[0][1]
@@ -54,19 +52,3 @@ def _row(
     if packed.ndim:
         scores, names = scores[:1], names[:1] if names.ndim > 1 else names
     return view.scores(scores), tuple(names.reshape(-1))
-
-
-def _images(view: Classifier) -> Iterator[Item]:
-    """Noise of several hues, the same each time."""
-    random = np.random.default_rng(0)
-    for _ in range(LOOKS):
-        hue = random.uniform(0, 1, 3)
-        if isinstance(view.takes, Pixels):
-            takes = view.takes
-            noise = random.uniform(0, 1, (takes.height, takes.width, takes.channels)) * hue[: takes.channels]
-            pixels = (noise * 255 - np.array(takes.mean)) / np.array(takes.std)
-            yield pixels.astype(takes.dtype)
-        else:
-            noise = random.uniform(0, 255, (64, 64, 3)) * hue
-            encoded: bytes = tf.io.encode_png(noise.astype(np.uint8)).numpy()
-            yield encoded

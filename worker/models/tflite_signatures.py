@@ -62,7 +62,9 @@ def _definitions(content: bytes) -> dict[str, Any]:
         if entry.Name() == METADATA.encode():
             packed = flexbuffers.GetRoot(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()).AsMap
             return {
-                str(key.AsKey): meta_graph_pb2.SignatureDef.FromString(bytes(value.AsStringBytes))
+                str(key.AsKey): meta_graph_pb2.SignatureDef.FromString(
+                    bytes(value.AsBlob if value.IsBlob else value.AsStringBytes)
+                )
                 for key, value in zip(packed.Keys, packed.Values, strict=True)
             }
     return {}

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from muster.errors import ClusterError
 from worker.models.choosing import Unfit
 from worker.models.graph import first_line
-from worker.models.preprocessing import Pixels
-from worker.models.servable import Array, Classifier, Encoded, Item, Run, Servable, Tensor
+from worker.models.samples import images
+from worker.models.servable import Array, Classifier, Run, Servable, Tensor
 from worker.models.tensorflow_quietly import tf
 
 log = logging.getLogger(__name__)
@@ -27,19 +27,11 @@ LARGEST: Final = 64 * 2**20
 """Bytes of one made-up input. Larger ones are left to those who have a use for them."""
 
 
-def sample(wanted: Encoded | Pixels) -> Item:
-    """A gray image in the form that the model wants."""
-    if isinstance(wanted, Pixels):
-        return np.zeros((wanted.height, wanted.width, wanted.channels), dtype=wanted.dtype)
-    encoded: bytes = tf.io.encode_jpeg(np.full((256, 256, 3), 128, np.uint8)).numpy()
-    return encoded
-
-
 def warm_up(what: str, run: Run, classifier: Classifier) -> NDArray[np.float32]:
     """Call the classifier's function with each of its batch sizes. The result is the scores of the last call, for one
     item. Raises Unfit if it does not run, or gives another number of rows than it got.
     """
-    one = classifier.pack(sample(classifier.takes))
+    one = classifier.pack(next(images(classifier.takes, 1)))
     started = time.monotonic()
     try:
         for size in classifier.batch_sizes:
