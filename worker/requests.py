@@ -125,8 +125,8 @@ def plan_regress(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES)
 def plan_multi_inference(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES) -> Planned:
     """A MultiInferenceRequest: several signatures, one call of the model. Raises StatusError."""
     tasks = _tasks(servable, request, rules)
-    if len({examples.input.name for examples in tasks}) > 1:
-        raise _invalid("Input tensor must be the same for all Signatures.")
+    # TensorFlow 2 gives every signature a placeholder of its own; TensorFlow 1's mostly share one.
+    inputs = {examples.input.name: examples.input for examples in tasks}
     outputs = {tensor.name: tensor for examples in tasks for tensor in examples.outputs}
     records = _records(request.input)
 
@@ -142,8 +142,7 @@ def plan_multi_inference(servable: Servable, request: Any, rules: Rules = DEFAUL
                 _put_numbers(result.regression_result, examples, own, len(records))
         return response
 
-    inputs = tuple(examples.input for examples in tasks[:1])
-    return Planned(inputs, (records,), tuple(outputs.values()), answer, len(records))
+    return Planned(tuple(inputs.values()), (records,) * len(inputs), tuple(outputs.values()), answer, len(records))
 
 
 def _check_number(signature: Signature, sent: Mapping[str, Any]) -> None:

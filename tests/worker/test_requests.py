@@ -215,6 +215,12 @@ def test_several_signatures_are_one_run_and_answered_in_order() -> None:
     assert [result.model_spec.signature_name for result in answer.results] == ["regress", "classify", "scores"]
 
 
+def test_signatures_with_placeholders_of_their_own_all_get_the_examples() -> None:
+    planned = plan_multi_inference(MODEL, multi(("scores", CLASSIFY), ("regress_others", REGRESS), examples=[b"1"]))
+    assert len(planned.inputs) == len(planned.arrays) == 2
+    assert planned.arrays[0] is planned.arrays[1]
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "sentence"),
     [
@@ -226,8 +232,6 @@ def test_several_signatures_are_one_run_and_answered_in_order() -> None:
          "All ModelSpecs in a MultiInferenceRequest must access the same model name."),
         (multi(("regress", REGRESS), ("scores", CLASSIFY), names=["m", ""]), Code.INVALID_ARGUMENT,
          "Found ModelSpec with an empty model name."),
-        (multi(("scores", CLASSIFY), ("regress_others", REGRESS)), Code.INVALID_ARGUMENT,
-         "Input tensor must be the same for all Signatures."),
         (multi(("scores", CLASSIFY), examples=[]), Code.INVALID_ARGUMENT, "Input is empty."),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
