@@ -9,6 +9,7 @@ followed even where the version's number stays, and nothing waits for ever but w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -131,10 +132,9 @@ class Manager:
                         self._apply(sighting)
                     if sighting.unsettled:
                         pause = min(SOON, pause or SOON)
-            try:
-                await asyncio.wait_for(self._look_now.wait(), pause)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._look_now.wait()
 
     async def follow_file(self) -> None:
         """Read the configuration file again and again. One that cannot be had changes nothing."""

@@ -29,6 +29,7 @@ class Settling:
         self._clock = clock
         self._wall = wall
         self._since: dict[Path, tuple[Fingerprint, float]] = {}
+        self._moving: set[Path] = set()
 
     def settled(self, path: Path) -> Fingerprint | None:
         """What is at `path`, if it is there and has settled."""
@@ -39,14 +40,24 @@ class Settling:
         before, since = self._since.get(path, (None, now))
         if before != seen:
             since = now
+            if before is not None:
+                self._moving.add(path)
         self._since[path] = (seen, since)
         # An inode from the future comes from another machine's clock, and its age says nothing.
         age = self._wall() - newest
-        return seen if now - since >= self._seconds or age >= self._seconds else None
+        if now - since < self._seconds and age < self._seconds:
+            return None
+        self._moving.discard(path)
+        return seen
+
+    def moving(self, path: Path) -> bool:
+        """Was it seen to change since it was last settled? What was not is probably finished, and only young."""
+        return path in self._moving
 
     def forget(self, paths: set[Path]) -> None:
         """Remember only these paths."""
         self._since = {path: known for path, known in self._since.items() if path in paths}
+        self._moving &= paths
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -1,6 +1,7 @@
 """The source: which versions of which models are on disk, finished, and wanted. It blocks; the manager asks it often.
 
-A model whose directory cannot be read keeps what it has, and no other model notices.
+A model whose directory cannot be read keeps what it has, and no other model notices. While a version is being copied,
+the others are all there is; but one that is merely young will have settled in a moment, and until then nothing changes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Sighting:
     """What one look showed."""
 
     models: Mapping[str, Collection[Finished]]
-    """The wanted versions of every model that could be looked at."""
+    """The wanted versions of every model of which that is known."""
     unsettled: frozenset[str]
     """The models of which some version has not settled: look again soon."""
 
@@ -128,19 +129,28 @@ class Source:
             if versions is None:
                 continue
             there.update(versions.values())
-            settled = dict(versions)
-            while waits := [one for one in self._chosen(policy, settled) if not self._is_finished(one, loaded)]:
+            young, finished = self._choose(policy, dict(versions), loaded)
+            if young:
                 unsettled.add(name)
-                for one in waits:
-                    del settled[one.version]
-            models[name] = [self._finished[one] for one in self._chosen(policy, settled)]
+            if all(self._settling.moving(one.path) for one in young):
+                models[name] = finished
         self._finished = {found: finished for found, finished in self._finished.items() if found in there}
         self._settling.forget({found.path for found in there})
         return Sighting(models, frozenset(unsettled))
 
-    @staticmethod
-    def _chosen(policy: Policy, versions: Mapping[int, Found]) -> list[Found]:
-        return [versions[version] for version in sorted(wanted(policy, versions))]
+    def _choose(
+        self, policy: Policy, versions: dict[int, Found], loaded: Collection[Found]
+    ) -> tuple[list[Found], list[Finished]]:
+        """The versions that would be wanted if they had settled, and those that are wanted while they have not."""
+        young: list[Found] = []
+        while True:
+            chosen = [versions[version] for version in sorted(wanted(policy, versions))]
+            waits = [one for one in chosen if not self._is_finished(one, loaded)]
+            if not waits:
+                return young, [self._finished[one] for one in chosen]
+            young += waits
+            for one in waits:
+                del versions[one.version]
 
     def _is_finished(self, found: Found, loaded: Collection[Found]) -> bool:
         """Once finished it stays so: if its files change, it is seen as changed when they have settled again."""
