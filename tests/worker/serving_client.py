@@ -36,7 +36,8 @@ EXAMPLE = tf.train.Example(
 )
 TYPES = {
     "float32": [[1.5, -2.0]], "float64": [0.1], "int32": [[[-7]]], "uint8": [255], "int64": [2**62],
-    "bool": [True, False], "string": [b"a", b"\xff"], "complex64": [1 + 2j], "float16": [0.5], "bfloat16": [0.5], "uint64": [2**63],
+    "bool": [True, False], "string": [b"a", b"\xff"], "complex64": [1 + 2j], "float16": [0.5], "bfloat16": [0.5],
+    "uint64": [2**63],
 }  # fmt: skip
 
 
