@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ import pytest
 from muster.errors import BadRequest, UnknownModel
 from tests.worker import colours
 from tests.worker.servables import scores
+from tests.worker.serving_models import definition
 from worker import images
 from worker.classify_api import Query, chosen
+from worker.messages.tensors import SignatureDef
 from worker.models.catalogue import Catalogue
-from worker.models.finding import find
+from worker.models.finding import Found, find, find_all, version_number, versions_in
 from worker.models.loading import load as load_found
-from worker.models.options import LoadOptions
+from worker.models.options import LoadOptions, load_options
 from worker.models.preprocessing import Hints, Pixels
 from worker.models.servable import Classifier, ModelProblem, Servable
 from worker.models.tensorflow_quietly import tf
+from worker.settings import WorkerSettings
 
 NO_HINTS = Hints()
 
@@ -240,3 +244,107 @@ def test_a_name_that_could_not_stand_in_a_url_is_refused(tmp_path: Path) -> None
     colours.save_frozen(tmp_path / "a model" / "graph.pb")
     with pytest.raises(ModelProblem, match="'a model'"):
         load(tmp_path)
+
+
+def test_versions_load_at_the_same_time(models: Path) -> None:
+    found = [version for versions in find_all(models).values() for version in versions.values()]
+    with ThreadPoolExecutor(4) as threads:
+        servables = list(threads.map(lambda version: load_found(version, LoadOptions(max_batch=2)), found * 2))
+    assert all(servable.classifier is not None for servable in servables)
+    for servable in servables:
+        servable.close()
+
+
+def test_every_version_of_a_model_is_found_and_the_highest_first_of_all(models: Path) -> None:
+    assert sorted(find_all(models)["float"]) == [1, 3]
+    assert {model.name: model.version for model in find(models)}["float"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("7", 7), ("0", 0), ("007", 7), ("9223372036854775807", 2**63 - 1), ("9223372036854775808", None), ("-1", None),
+     ("1.0", None), ("v1", None), ("", None), ("١", None)],
+)  # fmt: skip
+def test_a_version_is_a_number_that_a_directory_is_called_by(name: str, version: int | None) -> None:
+    assert version_number(name) == version
+
+
+def test_of_two_directories_for_one_version_the_last_by_name_counts(tmp_path: Path) -> None:
+    for name in ("01", "1", "001", "x", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.keras").touch()
+    (tmp_path / "3").mkdir()
+    versions = versions_in(tmp_path, "m")
+    assert {version: found.path.name for version, found in versions.items()} == {1: "1", 2: "2"}
+    assert versions_in(tmp_path / "missing", "m") == {}
+
+
+def test_a_directory_with_several_model_files_is_not_guessed_at(tmp_path: Path) -> None:
+    for name in ("a.pb", "b.keras"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelProblem, match=r"several model files \(a\.pb, b\.keras\)"):
+        load(tmp_path)
+
+
+def test_a_directory_that_is_said_to_be_a_version_and_holds_nothing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelProblem, match=r"there is no model in .*: expected a SavedModel"):
+        load_found(Found("m", 1, tmp_path), LoadOptions())
+
+
+def test_metadata_of_a_model_of_tensorflow_2_names_its_initialiser(models: Path) -> None:
+    signatures = load(models / "float").signatures
+    assert set(signatures) == {"serving_default", "__saved_model_init_op"}
+    described = SignatureDef.FromString(signatures["__saved_model_init_op"].definition)
+    assert described.outputs["__saved_model_init_op"].tensor_shape.unknown_rank
+
+
+@pytest.mark.parametrize("kind", ["frozen", "keras", "tf1", "float"])
+def test_every_kind_of_model_has_metadata(models: Path, kind: str) -> None:
+    for signature in load(models / kind).signatures.values():
+        described = SignatureDef.FromString(signature.definition)
+        for sides in ((described.inputs, signature.inputs), (described.outputs, signature.outputs)):
+            assert {key: info.name for key, info in sides[0].items()} == {
+                key: tensor.name for key, tensor in sides[1].items()
+            }
+        assert described.method_name == signature.method_name
+
+
+def test_a_keras_model_keeps_the_names_of_its_inputs_and_outputs(tmp_path: Path) -> None:
+    keras = tf.keras
+    features, other = keras.Input((8,), name="features"), keras.Input((2,), name="other")
+    both = keras.layers.Concatenate()([features, other])
+    kind, size = keras.layers.Dense(3, name="kind")(both), keras.layers.Dense(1, name="size")(features)
+    keras.Model([features, other], [kind, size]).save(tmp_path / "m.keras")
+    signature = load(tmp_path / "m.keras").signatures["serving_default"]
+    assert set(signature.inputs) == {"features", "other"}
+    assert {name: tensor.shape for name, tensor in signature.outputs.items()} == {"kind": (None, 3), "size": (None, 1)}
+    assert set(SignatureDef.FromString(signature.definition).outputs) == {"kind", "size"}
+
+
+def test_the_graph_with_the_wanted_tags_is_loaded(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, name="x")
+        builder = v1.saved_model.Builder(str(tmp_path / "m" / "1"))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"plain": definition({"x": x}, {"y": x})})
+        builder.add_meta_graph(["serve", "gpu"], {"tagged": definition({"x": x}, {"y": x})})
+        builder.save()
+    (found,) = find(tmp_path)
+    assert list(load_found(found, LoadOptions()).signatures) == ["plain"]
+    assert list(load_found(found, LoadOptions(tags=("serve", "gpu"))).signatures) == ["tagged"]
+    with pytest.raises(ModelProblem, match="no graph with the tag 'nope' and 'serve'"):
+        load_found(found, LoadOptions(tags=("nope", "serve")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "intra", "inter"),
+    [({}, 1, 1), ({"tensorflow_session_parallelism": 3}, 3, 3), ({"tensorflow_intra_op_parallelism": 2}, 2, 1),
+     ({"tensorflow_inter_op_parallelism": 2}, 1, 2)],
+)  # fmt: skip
+def test_threads_within_a_call_are_one_unless_more_are_wanted(
+    models: Path, flags: dict[str, int], intra: int, inter: int
+) -> None:
+    options = load_options(WorkerSettings(**flags))
+    assert (options.intra_op_threads, options.inter_op_threads) == (intra, inter)
+    (found,) = find(models / "tf1")
+    assert load_found(found, options).classifier is not None
