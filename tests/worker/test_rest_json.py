@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from worker.json_dialect import Doubled, Reader, parse
-from worker.json_numbers import decimal, decimals, integers
+from worker.json_numbers import FEW, decimal, decimals, integers
 from worker.json_quote import quoted
 from worker.status import StatusError
 
@@ -191,6 +192,12 @@ def test_every_float_reads_back_to_itself(values: list[float]) -> None:
 def test_every_double_reads_back_to_itself(value: float) -> None:
     (text,) = decimals(np.array([value], np.float64))
     assert float(text.replace("Infinity", "inf")) == value
+
+
+@given(hnp.arrays(st.sampled_from([np.float32, np.float64]), st.integers(FEW + 1, 2 * FEW)))
+@example(np.array([3.4028235e38, 1e6, -1234567, np.nan, np.inf, -np.inf, -0.0, 1e-45] * FEW, np.float32))
+def test_many_numbers_are_written_like_few(values: np.ndarray[Any, Any]) -> None:
+    assert decimals(values) == [text for value in np.split(values, len(values)) for text in decimals(value)]
 
 
 def test_integers_and_booleans_are_plain() -> None:
