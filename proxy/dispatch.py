@@ -8,6 +8,8 @@ A request is lost for nothing if it is given up too early, and does harm if it i
                                   workers kills them all. Both only if running it twice is safe and all of it is here.
     it answers 503              → it did not take the request: another worker, on the same conditions, if one is fit;
                                   else the answer is passed on
+    it answers 404              → to a request that names a model it is the same, but no fault: models come and go, and
+                                  who says nothing about its models was only taken to have it
     response under way          → never: the client has seen a part of it
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from muster.errors import ClusterError, Overloaded, WorkerBroke, WorkerTimeout, WorkerUnreachable
+from muster.errors import ClusterError, Overloaded, UnknownModel, WorkerBroke, WorkerTimeout, WorkerUnreachable
 
 MAX_SENT = 2
 """Most workers that one request is sent to."""
@@ -31,11 +33,12 @@ class Failure(Enum):
     GARBAGE = auto()  # it answered with something that is not HTTP
     SILENT = auto()  # it took the request and never answered
     DECLINED = auto()  # it answered 503: it is full, still loading, or about to leave
+    LACKING = auto()  # it answered 404: it has not got the model, or not any more
 
     @property
     def blames_worker(self) -> bool:
         """Should the worker rest after this?"""
-        return self is not Failure.STALE
+        return self not in (Failure.STALE, Failure.LACKING)
 
 
 class Step(Enum):
@@ -53,6 +56,13 @@ class Attempts:
     made: int = 0  # attempts of any kind
     sent: int = 0  # workers that were sent something
     refreshed: bool = False  # a dead kept-alive connection has been made up for once
+
+
+def refusal(status: int, *, names_model: bool) -> Failure | None:
+    """What kind of failure an answer of that status is, if another worker may be asked instead. Most are none."""
+    if status == 503:
+        return Failure.DECLINED
+    return Failure.LACKING if status == 404 and names_model else None
 
 
 def next_step(failure: Failure, attempts: Attempts, *, safe_twice: bool, replayable: bool) -> Step:
@@ -79,3 +89,5 @@ def error_of(failure: Failure) -> ClusterError:
             return WorkerBroke("the worker closed the connection before it answered")
         case Failure.DECLINED:
             return Overloaded("the worker cannot take the request now")
+        case Failure.LACKING:
+            return UnknownModel("the worker has not got the model")

@@ -209,7 +209,7 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
-        if head.status == 503 and self._declined():
+        if head.status >= 404 and self._passed_over(head.status):
             return
         self.answered = True
         self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
@@ -315,18 +315,21 @@ class Exchange:
         self._end(failed=None)
         self._client.on_failed(dispatch.error_of(failure), answered=False)
 
-    def _declined(self) -> bool:
-        """The worker says 503. Is there another one that may be asked instead? Then it has been."""
+    def _passed_over(self, status: int) -> bool:
+        """Is that an answer for which another worker may be asked instead, and is there one? Then it has been."""
         seat, roster = self.seat, self._commons.roster
-        if seat is None or self.connection is None or self._next_step(Failure.DECLINED) is not Step.ANOTHER_WORKER:
+        failure = dispatch.refusal(status, names_model=self.want.model is not None)
+        if failure is None or seat is None or self.connection is None:
+            return False
+        if self._next_step(failure) is not Step.ANOTHER_WORKER:
             return False
         self._tried.append(seat)
         if not roster.spare(self._tried, self.want):
             return False
-        self._commons.stats.failures[Failure.DECLINED] += 1
+        self._commons.stats.failures[failure] += 1
         self.connection.drop()
         self.connection = None
-        roster.release(seat, failed=True)
+        roster.release(seat, failed=failure.blames_worker or None)
         self.seat = roster.lease(self._tried, self.want)
         self._attempt(self.seat, fresh=False)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.dispatch import MAX_SENT, Attempts, Failure, Step, error_of, next_step
+from proxy.dispatch import MAX_SENT, Attempts, Failure, Step, error_of, next_step, refusal
 
 
 def test_what_was_never_sent_goes_to_another_worker_whatever_it_is() -> None:
@@ -13,7 +13,7 @@ def test_what_was_never_sent_goes_to_another_worker_whatever_it_is() -> None:
         assert step is Step.ANOTHER_WORKER
 
 
-@pytest.mark.parametrize("failure", [Failure.STALE, Failure.BROKE, Failure.GARBAGE, Failure.DECLINED])
+@pytest.mark.parametrize("failure", [Failure.STALE, Failure.BROKE, Failure.GARBAGE, Failure.DECLINED, Failure.LACKING])
 @pytest.mark.parametrize(("safe", "replayable"), [(False, True), (True, False), (False, False)])
 def test_what_was_sent_is_sent_again_only_if_it_is_safe_and_whole(
     failure: Failure, safe: bool, replayable: bool
@@ -27,7 +27,7 @@ def test_a_dead_kept_connection_is_made_up_for_once() -> None:
     assert next_step(Failure.STALE, again, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
 
 
-@pytest.mark.parametrize("failure", [Failure.BROKE, Failure.GARBAGE, Failure.DECLINED])
+@pytest.mark.parametrize("failure", [Failure.BROKE, Failure.GARBAGE, Failure.DECLINED, Failure.LACKING])
 def test_a_request_is_sent_to_two_workers_at_most(failure: Failure) -> None:
     assert next_step(failure, Attempts(1, 1), safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
     assert next_step(failure, Attempts(2, MAX_SENT), safe_twice=True, replayable=True) is Step.GIVE_UP
@@ -37,6 +37,16 @@ def test_a_silent_worker_may_still_be_working_so_nobody_else_is_asked() -> None:
     assert next_step(Failure.SILENT, Attempts(1, 1), safe_twice=True, replayable=True) is Step.GIVE_UP
 
 
-def test_every_failure_has_a_sentence_and_only_a_stale_connection_is_nobodys_fault() -> None:
-    assert {error_of(failure).status for failure in Failure} == {502, 503, 504}
-    assert [failure for failure in Failure if not failure.blames_worker] == [Failure.STALE]
+def test_every_failure_has_a_sentence_and_some_are_nobodys_fault() -> None:
+    assert {error_of(failure).status for failure in Failure} == {404, 502, 503, 504}
+    assert [failure for failure in Failure if not failure.blames_worker] == [Failure.STALE, Failure.LACKING]
+
+
+def test_another_worker_may_be_asked_after_503_and_if_a_model_was_named_after_404() -> None:
+    statuses = (200, 307, 400, 404, 413, 500, 502, 503, 504)
+    asked_again = {status: refusal(status, names_model=True) for status in statuses}
+    assert {status: failure for status, failure in asked_again.items() if failure} == {
+        404: Failure.LACKING,
+        503: Failure.DECLINED,
+    }
+    assert refusal(404, names_model=False) is None

@@ -14,6 +14,7 @@ from tests.proxy.test_announcements import announced, until_listed
 from tests.proxy.test_announcements import registry as registry  # a fixture
 
 FULL = always(response(b"{}", b"503 Service Unavailable"))
+LACKS = always(response(b'{"error": "Servable not found"}', b"404 Not Found"))
 
 
 @pytest.fixture
@@ -119,6 +120,26 @@ async def test_a_full_worker_is_replaced_only_by_one_that_has_the_model() -> Non
     async with cluster(full, other, able) as proxy:
         assert await served(proxy, post(b"x", b"/v1/models/digits:predict")) == {b"b": 4}
         assert full.seen
+
+
+async def test_a_worker_that_lacks_the_model_after_all_is_replaced_and_keeps_its_turn() -> None:
+    lacking, having = ScriptedWorker(LACKS, name="a", models=None), ScriptedWorker(name="b")
+    async with cluster(lacking, having) as proxy:
+        for raw in (get(b"/v1/models/digits"), post(b"x" * 1000, b"/v1/models/digits:predict")):
+            assert await served(proxy, raw) == {b"b": 4}
+        assert len(lacking.seen) >= 4, "it is as fit as ever"
+        assert (await proxy.ask(get(b"/v1/models/cats"))).status == 404
+        before = len(having.seen)
+        answers = {(await proxy.ask(get(b"/no/model/in/this"))).status for _ in range(2)}
+        assert (answers, len(having.seen)) == ({200, 404}, before + 1), "other pages are what the worker says they are"
+
+
+async def test_an_answer_of_404_is_the_workers_own_where_all_say_it() -> None:
+    workers = [ScriptedWorker(LACKS), ScriptedWorker(LACKS), ScriptedWorker(LACKS)]
+    async with cluster(*workers) as proxy:
+        got = await proxy.ask(post(b"x", b"/v1/models/digits/versions/9:predict"))
+        assert (got.status, got.json) == (404, {"error": "Servable not found"})
+    assert sum(len(worker.seen) for worker in workers) == 2
 
 
 async def test_a_model_that_a_worker_loads_or_gives_up_is_routed_within_moments(
