@@ -337,24 +337,30 @@ async def test_what_somebody_changed_in_a_registration_is_put_right(place: Place
         await eyes.until(lambda workers: workers == (ann,))
 
 
-async def test_maintenance_that_an_operator_set_outlasts_our_repairs(place: Place, service: str, worker: Make) -> None:
+async def test_maintenance_that_an_operator_set_outlasts_our_repairs_and_changes(
+    place: Place, service: str, worker: Make
+) -> None:
     ann = worker("ann")
     async with (
         registry_at(place, service, Rhythm(ttl=0.6, assertion=0.1)) as registry,
         watching(registry) as eyes,
-        registry.announce(ann),
+        registry.announce(ann) as listing,
     ):
         await eyes.see(ann.id)
         await ask(place, "PUT", f"/v1/agent/service/maintenance/{ann.id}?enable=true&reason=disk")
         await eyes.see()
         meddled = {"ID": ann.id, "Name": service, "Address": ann.host, "Port": ann.port, "Tags": ["meddled"]}
-        await ask(place, "PUT", "/v1/agent/service/register", meddled)
+        for version in (1, 2):  # by the second time, all that came with the first is done
+            await ask(place, "PUT", "/v1/agent/service/register", meddled)
+            listing.update(ann.serving({"digits": [version]}))
 
-        async def repaired() -> bool:
-            (record,) = await records_of(place, service)
-            return not record["Service"]["Tags"]
+            async def repaired(tags: tuple[str, ...] = ("model:digits", f"version:digits/{version}")) -> bool:
+                (record,) = await records_of(place, service)
+                return tuple(record["Service"]["Tags"]) == tags
 
-        await eventually(repaired)
+            await eventually(repaired)
+        (record,) = await records_of(place, service)
+        assert records.health(record["Checks"]) is records.Health.MAINTENANCE
         assert eyes.snapshots[-1].workers == ()
         await ask(place, "PUT", f"/v1/agent/service/maintenance/{ann.id}?enable=false")
         await eyes.see(ann.id)
