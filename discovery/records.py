@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -150,8 +151,8 @@ def _worker(entry: object, service: Mapping[str, Any], state: Health) -> Worker 
     if weight == 0:
         return None
     tags, meta = service.get("Tags"), service.get("Meta")
-    tags, meta = tags if isinstance(tags, list) else [], meta if isinstance(meta, Mapping) else {}
-    models = _models(tags)
+    meta = meta if isinstance(meta, Mapping) else {}
+    models, versions = _offered(tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ())
     # A service without an address is reached at its node's: so Consul documents it.
     host = service.get("Address") or _member(entry, "Node", Mapping).get("Address")
     return checked(
@@ -160,7 +161,7 @@ def _worker(entry: object, service: Mapping[str, Any], state: Health) -> Worker 
             host=str(host),
             port=service.get("Port", 0),
             models=models if models or meta.get(wire.META_MODELS) == "" else None,
-            versions=_versions(tags, models),
+            versions=versions,
             weight=weight,
             **_from_meta(meta),
         )
@@ -183,17 +184,18 @@ def _weight(service: Mapping[str, Any], state: Health) -> int:
     return min(weight, MAX_WEIGHT) if isinstance(weight, int) and weight >= 0 else 1
 
 
-def _models(tags: Sequence[object]) -> tuple[str, ...]:
-    return tuple(name for name in map(_unescaped, _tagged(tags, wire.TAG_MODEL)) if name)
-
-
-def _versions(tags: Sequence[object], models: Sequence[str]) -> tuple[tuple[str, int], ...]:
+@lru_cache(maxsize=512)  # most workers of a cluster have the same, and say so again in every answer
+def _offered(tags: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """The models and their versions that tags name."""
+    models = tuple(name for name in map(_unescaped, _tagged(tags, wire.TAG_MODEL)) if name)
     told = (tag.rpartition("/") for tag in _tagged(tags, wire.TAG_VERSION))
-    return versions_among(models, ((_unescaped(model), _number(number, digits=19)) for model, _, number in told))
+    return models, versions_among(
+        models, ((_unescaped(model), _number(number, digits=19)) for model, _, number in told)
+    )
 
 
-def _tagged(tags: Sequence[object], prefix: str) -> list[str]:
-    return [tag.removeprefix(prefix) for tag in tags if isinstance(tag, str) and tag.startswith(prefix)]
+def _tagged(tags: Sequence[str], prefix: str) -> list[str]:
+    return [tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)]
 
 
 def _unescaped(text: str) -> str:
