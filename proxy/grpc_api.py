@@ -75,12 +75,13 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
         said = b""
         while True:
             change = self._commons.change
-            if self._health != said:
+            if said != self._health:
                 said = self._health
                 yield said
-            if self._commons.draining:
+            elif self._commons.draining:
                 return
-            await change.wait()
+            else:
+                await change.wait()
 
     async def _reload(self, request: bytes, context: Any) -> bytes:
         sentence = "a proxy does not reload its workers: send HandleReloadConfigRequest to each of them itself"

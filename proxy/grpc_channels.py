@@ -7,7 +7,7 @@ roster's to say. So a connection that does not come about is thrown away, and th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ class Link:
         self._channel = grpc.aio.insecure_channel(f"dns:///{address}", options=_OPTIONS)
         self._timeout = timeout
         self._unary: dict[str, Method] = {}
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[str | None] | None = None
         self._users = 0
         self._closing: asyncio.Task[None] | None = None
         self._retired = False
@@ -53,11 +53,15 @@ class Link:
         """Is it not closed for good?"""
         return self._closing is None or not self._closing.done()
 
-    def connect(self) -> Awaitable[None]:
+    async def connect(self) -> None:
         """Return when it is there. Raises WorkerUnreachable."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
-        return asyncio.shield(self._connecting)  # others wait for it, too
+        connecting = self._connecting
+        await asyncio.wait([connecting])  # who waits may be cancelled: others wait for it, too
+        reason = "its worker has left" if connecting.cancelled() else connecting.result()
+        if reason is not None:
+            raise WorkerUnreachable(f"{self.address}: {reason}")
 
     def unary(self, method: str) -> Method:
         """That method, for one request and one answer, both bytes."""
@@ -99,7 +103,8 @@ class Link:
                 self._connecting.cancel()
             self._closing = asyncio.create_task(self._channel.close())
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> str | None:
+        """Connect, or say why it cannot be."""
         try:
             async with asyncio.timeout(self._timeout):
                 state = self._channel.get_state(try_to_connect=True)
@@ -107,9 +112,8 @@ class Link:
                     await self._channel.wait_for_state_change(state)
                     state = self._channel.get_state(try_to_connect=True)
         except TimeoutError:
-            raise WorkerUnreachable(f"{self.address} did not accept within {self._timeout:g} s") from None
-        if state is not _State.READY:
-            raise WorkerUnreachable(f"{self.address} takes no connection for gRPC")
+            return f"it did not accept within {self._timeout:g} s"
+        return None if state is _State.READY else "it takes no connection for gRPC"
 
 
 class Channels:

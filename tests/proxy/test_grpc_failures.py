@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -81,6 +84,69 @@ async def test_a_worker_that_is_killed_under_a_call_leaves_it_to_another() -> No
         assert "attempts;desc=2" in got.trailing["server-timing"]
         assert failures(await client.metrics()) in ({"broke": 1}, {"declined": 1})
         assert await resting(client) == {first.id}
+
+
+async def test_a_worker_that_is_killed_as_by_a_signal_leaves_the_call_to_another() -> None:
+    doomed, other = GrpcWorker(), GrpcWorker()
+    async with grpc_cluster(doomed, other) as client:
+        await doomed.stop_grpc()
+        async with dying_worker(doomed.grpc_port) as deaths:
+            for _ in range(2):
+                assert (await client.ask(predict())).answer == other.id.encode()
+            assert len(deaths) == 1
+        assert failures(await client.metrics()) == {"broke": 1}
+        assert await resting(client) == {doomed.id}
+
+
+@asynccontextmanager
+async def dying_worker(port: int) -> AsyncIterator[list[bytes]]:
+    """Accepts gRPC's connections and resets them when the first call comes, as the kernel does for the dead."""
+    settings, headers = 4, 1
+    deaths: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")  # SETTINGS, none
+        try:
+            await reader.readexactly(24)  # the preface
+            while True:
+                head = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == settings and not head[4]:
+                    writer.write(b"\x00\x00\x00\x04\x01\x00\x00\x00\x00")
+                if head[3] == headers:
+                    deaths.append(payload)
+                    return
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", port):
+        yield deaths
+
+
+async def test_a_client_that_leaves_while_a_connection_comes_about_leaves_it_to_others() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker, connect_timeout=30.0) as client:
+        await worker.stop_grpc()
+        with socket.create_server(("127.0.0.1", worker.grpc_port)) as mute:
+            calls = [client.call(predict()) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while (await client.seats())[worker.id]["in_flight"] < 2:  # noqa: ASYNC110  # plain state elsewhere
+                    await asyncio.sleep(0.01)
+            calls[0].cancel()
+            async with asyncio.timeout(10):
+                while (await client.seats())[worker.id]["in_flight"] > 1:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert not calls[1].done()
+            mute.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert (await _code(calls[1])) is Code.UNAVAILABLE
+        assert not (await client.seats())[worker.id]["in_flight"]
+
+
+async def _code(call: Any) -> Any:
+    return await call.code()
 
 
 async def test_a_call_that_kills_workers_kills_two_and_not_all() -> None:
