@@ -13,9 +13,9 @@ import grpc
 import httpx
 import pytest
 
+from tests.serving_calls import predict
 from tests.worker.programs import ModelServer, free_ports, listens
 from tests.worker.serving_models import save_half_plus_three, save_half_plus_two
-from worker.messages import serving
 
 RIGHT = {"half_plus_two": 3.0, "half_plus_three": 4.0}
 """What the models make of 2."""
@@ -43,21 +43,6 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
         assert not listens(server.grpc)
         shutil.copytree(saved / "half_plus_two", base)
         yield server.ready()
-
-
-def predict(channel: grpc.Channel, model: str) -> serving.PredictResponse:
-    """What the model makes of 2, over gRPC."""
-    request = serving.PredictRequest()
-    request.model_spec.name = model
-    request.inputs["x"].dtype = 1
-    request.inputs["x"].tensor_shape.dim.add(size=1)
-    request.inputs["x"].float_val.append(2.0)
-    ask = channel.unary_unary(
-        "/tensorflow.serving.PredictionService/Predict",
-        request_serializer=serving.PredictRequest.SerializeToString,
-        response_deserializer=serving.PredictResponse.FromString,
-    )
-    return ask(request, timeout=10)
 
 
 def test_its_ports_open_when_its_model_is_there_and_scripts_find_their_lines(server: ModelServer) -> None:
@@ -91,10 +76,7 @@ def test_grpc_answers_on_its_port_and_on_its_unix_socket(server: ModelServer) ->
     socket_path = server.log_file.parent / "socket"
     for target in (f"localhost:{server.grpc}", f"unix:{socket_path}"):
         with grpc.insecure_channel(target) as channel:
-            answer = predict(channel, "half_plus_two")
-            assert list(answer.outputs["y"].float_val) == [3.0]
-            assert answer.model_spec.version.value == 123
-            assert answer.model_spec.signature_name == "serving_default"
+            assert predict(channel, "half_plus_two", 2.0) == [RIGHT["half_plus_two"]]
 
 
 def test_on_sigterm_requests_under_way_are_answered_and_it_ends_promptly_with_success(server: ModelServer) -> None:

@@ -16,9 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from tests.serving_calls import AVAILABLE, statuses
 from tests.worker import colours
 
 PATIENCE = 60.0
@@ -71,6 +73,12 @@ def test_it_takes_a_free_port_and_answers_there(worker: Process) -> None:
     assert answer.json()["predictions"][0]["label"] == "blue"
     assert answer.headers["X-Served-By"] == httpx.get(worker.url + "/readyz").json()["worker"]["id"]
     assert re.match(r"worker-127\.0\.0\.1-\d+-[0-9a-f]+$", answer.headers["X-Served-By"])
+
+
+def test_it_answers_over_grpc_at_the_port_that_it_tells(worker: Process) -> None:
+    port = httpx.get(worker.url + "/readyz").json()["worker"]["grpc_port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert [one.state for one in statuses(channel, "string")] == [AVAILABLE]
 
 
 def test_curl_sends_files_as_the_readme_says(worker: Process, tmp_path: Path) -> None:
