@@ -146,7 +146,8 @@ def run(seconds: int, rounds: int, console: Console) -> list[Sample]:
             "HAProxy": (["haproxy", "-db", "-f", "conf"], haproxy(fronts[1], workers)),
             "muster": (
                 [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(fronts[2]),
-                 "--registry", f"static://127.0.0.1:{first},127.0.0.1:{second}", "--log-level", "warning"], ""),
+                 "--no-grpc", "--registry", f"static://127.0.0.1:{first},127.0.0.1:{second}",
+                 "--log-level", "warning"], ""),
         }  # fmt: skip
         started = {}
         for name, (command, conf) in programs.items():

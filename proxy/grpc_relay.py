@@ -166,7 +166,7 @@ class GrpcRelay:
                 again = failure is not None and self._again(call, failure, seat)
                 if failure in (Failure.BROKE, Failure.SILENT) or (failure is not None and again):
                     self._commons.stats.failures[failure] += 1
-                    failed = True
+                    failed = failure.blames_worker or None
                 elif error.code() is not _Code.DEADLINE_EXCEEDED:
                     failed = False
                 if not again:
@@ -191,7 +191,9 @@ class GrpcRelay:
         return answer
 
     def _failure(self, call: Call, error: Any, link: Link) -> Failure | None:
-        """What the attempt's end says about the worker; None if it is an answer like any other."""
+        """How the attempt failed; None if its end is an answer like any other."""
+        if error.code() is _Code.NOT_FOUND and call.want.model is not None:
+            return Failure.LACKING
         if error.code() is _Code.UNAVAILABLE:
             return Failure.DECLINED if link.ready else Failure.BROKE
         if error.code() is _Code.DEADLINE_EXCEEDED and call.context.time_remaining() is None:
@@ -202,8 +204,9 @@ class GrpcRelay:
         safe = call.method in READ_ONLY or seat.worker.replay_safe
         if dispatch.next_step(failure, call.attempts, safe_twice=safe, replayable=True) is not Step.ANOTHER_WORKER:
             return False
-        # What declined is alive: its answer is better than one of somebody who rests.
-        return failure is not Failure.DECLINED or self._commons.roster.spare([*call.tried, seat], call.want)
+        # Who answers is alive: its answer is better than one of somebody who rests.
+        answered = failure in (Failure.DECLINED, Failure.LACKING)
+        return not answered or self._commons.roster.spare([*call.tried, seat], call.want)
 
     async def _end(self, call: Call, refused: Refused) -> NoReturn:
         self._commons.stats.grpc_answered(refused.code.name, call.seconds)

@@ -177,6 +177,23 @@ async def test_what_one_declines_another_takes() -> None:
         assert await resting(client) == {full.id}
 
 
+async def test_a_worker_that_has_the_model_no_more_is_passed_over_and_does_not_rest() -> None:
+    async def gone(heard: Heard) -> bytes:
+        await heard.context.abort(Code.NOT_FOUND, "Servable not found for request: Latest(digits)")
+        raise AssertionError
+
+    without, having = GrpcWorker(gone), GrpcWorker()
+    async with grpc_cluster(without, having) as client:
+        for _ in range(4):
+            assert (await client.ask(predict())).answer == having.id.encode()
+        assert not await resting(client)
+        assert failures(await client.metrics()) == {"lacking": len(without.calls)}
+    assert without.calls
+    async with grpc_cluster(without) as client:
+        got = await client.ask(predict())
+        assert (got.code, got.details) == (Code.NOT_FOUND, "Servable not found for request: Latest(digits)")
+
+
 async def test_if_all_decline_their_own_words_are_passed_on() -> None:
     workers = [GrpcWorker(busy) for _ in range(3)]
     async with grpc_cluster(*workers) as client:
