@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,23 @@ def test_of_two_directories_for_one_version_the_last_by_name_counts(tmp_path: Pa
     versions = versions_in(tmp_path, "m")
     assert {version: found.path.name for version, found in versions.items()} == {1: "1", 2: "2"}
     assert versions_in(tmp_path / "missing", "m") == {}
+
+
+def test_a_directory_that_may_not_be_read_does_not_hide_the_models_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.keras").touch()
+    read = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert list(find_all(tmp_path)) == ["m"]
 
 
 def test_a_directory_with_several_model_files_is_not_guessed_at(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from a request.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,7 +129,8 @@ def _models_in(directory: Path) -> dict[str, dict[int, Found]]:
     models: dict[str, dict[int, Found]] = {}
     for child in sorted(directory.iterdir()):
         if child.is_dir() and not child.name.startswith("."):
-            models |= _one_model(child)
+            with suppress(OSError):  # it is not for us, as lost+found is, or gone by now
+                models |= _one_model(child)
     return models
 
 

@@ -9,7 +9,6 @@ serve more images than one call spread over two cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -63,12 +62,15 @@ class Graph:
         prepared: list[Any] = []
         preparing = Lock()
 
+        def prepare() -> Any:
+            with preparing:
+                if not prepared:
+                    prepared.append(self.session._make_callable_from_options(options))
+            return prepared[0]
+
         def run(*arrays: Array) -> list[Array]:
             try:
-                with nullcontext() if prepared else preparing:
-                    if not prepared:
-                        prepared.append(self.session._make_callable_from_options(options))
-                results = prepared[0](*arrays)
+                results = (prepared[0] if prepared else prepare())(*arrays)
             except tf.errors.OpError as error:
                 raise StatusError(code_of_number(error.error_code), error.message) from error
             except UnicodeDecodeError as error:
