@@ -8,8 +8,8 @@ import sys
 import uvloop
 
 from muster.lifetime import Stop, run
+from muster.memory import keep_pages
 from muster.settings import load
-from proxy.memory import keep_pages
 from proxy.serve import serve
 from proxy.settings import ProxySettings
 

@@ -13,6 +13,7 @@ import uvloop
 from muster import lifetime
 from muster.errors import ClusterError
 from muster.lifetime import Stop
+from muster.memory import keep_pages
 from worker import flags
 from worker.messages.config import BadConfig
 from worker.serve import serve
@@ -37,6 +38,7 @@ def main() -> int:
     A drop-in has 255 for everything that keeps it from starting.
     """
     _allow_many_connections()
+    keep_pages()
     try:
         settings = flags.read(sys.argv[1:], os.environ)
     except StatusError as error:
