@@ -190,6 +190,27 @@ async def test_images_count_as_runs_of_the_graph(doors: Doors) -> None:
     assert ":tensorflow:core:graph_runs{} 1\n" in (await doors.ask(PATH)).json
 
 
+async def test_rest_requests_are_counted_and_timed_under_both_names(doors: Doors) -> None:
+    rows = b'{"instances": [{"b64": "AAAA"}, {"b64": "BBBB"}]}'
+    assert (await doors.ask("/v1/models/m:predict", rows)).status == 200
+    assert (await doors.ask("/v1/models/m:predict", b"{}")).status == 400
+    assert (await doors.ask("/v1/models/nope:predict", rows)).status == 404
+    lines = (await doors.ask(PATH)).json.splitlines()
+    count = ":tensorflow:serving:request_count"
+    assert f'{count}{{model_name="m",status="OK"}} 1' in lines
+    assert f'{count}{{model_name="m",status="INVALID_ARGUMENT"}} 1' in lines
+    assert f'{count}{{model_name="nope",status="NOT_FOUND"}} 1' in lines
+    latency = ":tensorflow:serving:request_latency_count"
+    assert [line for line in lines if line.startswith(latency)] == [
+        f'{latency}{{model_name="m",API="predict",entrypoint="REST"}} 1'
+    ]
+    assert ':tensorflow:serving:runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 1' in lines
+    own = (await doors.ask("/metrics")).json.splitlines()
+    labels = 'api="predict",code="OK",entrypoint="REST",model="m",version="1"'
+    assert f"muster_worker_requests_total{{{labels}}} 1.0" in own
+    assert 'muster_worker_stage_seconds_count{model="m",stage="infer",version="1"} 1.0' in own
+
+
 async def test_nobody_asked_for_the_page_and_there_is_none() -> None:
     async with open_doors(Catalogue([servable()])) as doors:
         assert (await doors.ask(PATH)).status == 404
