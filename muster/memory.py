@@ -1,8 +1,8 @@
 """Tells the allocator to keep the pages of large buffers.
 
 Bodies pass through buffers of 256 kB and more. With its settings as they come, glibc gives their pages back to the
-system again and again, only to be handed zeroed ones: 35 to 40 % of the cost of a body of 1 MB in the proxy, and as much
-of a tensor of 600 kB in a worker. See mallopt(3).
+system again and again, only to be handed zeroed ones: 35 to 40 % of the cost of a body of 1 MB in the proxy, and as
+much of a tensor of 600 kB in a worker. See mallopt(3).
 """
 
 from __future__ import annotations
