@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from worker import flags
+from worker.serving_settings import ServingSettings
 from worker.settings import WorkerSettings
 from worker.status import Code, StatusError
 
@@ -179,3 +183,9 @@ def test_every_flag_of_tensorflow_model_server_is_known() -> None:
     _, unknown = flags.serving_flags.parse(argv)
     assert unknown == []
     assert read(*argv).rest_api_timeout_in_ms == 1
+
+
+def test_the_comparison_speaks_of_every_flag() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tensorflow-serving.md").read_text("utf-8")
+    known = {field.name for field in dataclasses.fields(ServingSettings)} | flags.serving_flags.WITHOUT_EFFECT.keys()
+    assert {name for name in known if f"`{name}`" not in page} == set()
