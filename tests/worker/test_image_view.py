@@ -194,6 +194,25 @@ def test_a_drop_in_serves_a_model_whatever_labels_lie_beside_it(
         load(tmp_path)
 
 
+def test_a_drop_in_tries_no_signature_that_changes_something(tmp_path: Path) -> None:
+    shown = tf.Variable(0.0)
+
+    def count(image: Any) -> dict[str, Any]:
+        with tf.control_dependencies([shown.assign_add(1.0)]):
+            return {"scores": means(image) + shown}
+
+    module = tf.Module()
+    module.shown = shown
+    module.count = tf.function(count, input_signature=[IMAGE])
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures={"serving_default": module.count})
+    servable = load(tmp_path, must_classify_as_said=False)
+    assert servable.no_classifier == "it has no signature that could"
+    signature = servable.signatures["serving_default"]
+    run = servable.function([signature.inputs["image"]], [signature.outputs["scores"]])
+    assert run(np.zeros((1, 2, 2, 3), np.float32))[0].tolist() == [[1, 1, 1]]
+    assert load(tmp_path).classifier is not None
+
+
 def test_a_model_of_large_images_gets_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, {"serving_default": (lambda image: {"scores": means(image)}, IMAGE)})
     assert view(tmp_path).batch_sizes == (1, 2)

@@ -56,7 +56,7 @@ def choose(what: str, signatures: Mapping[str, Signature], hints: Hints) -> Choi
         raise Unfit(f"several of its signatures take images ({_list(fit)}): name one in preprocessing.json")
     if len(unfit) == 1 or DEFAULT in unfit:
         raise unfit.get(DEFAULT) or next(iter(unfit.values()))
-    raise Unfit(f"none of its signatures ({_list(unfit)}) takes images" if unfit else "it has no signature")
+    raise Unfit(f"none of its signatures ({_list(unfit)}) takes images" if unfit else "it has no signature that could")
 
 
 def _through(what: str, key: str, signature: Signature, hints: Hints) -> Choice:

@@ -48,7 +48,7 @@ def load(model: Found, options: LoadOptions) -> Servable:
             batching=batching if options.batching_beside else None,
         )  # fmt: skip
         replayed = replay(servable, home, options.replays) if options.replay else None
-        view, reason = (None, said.wrong) if said.wrong else _view(servable, file, said, options)
+        view, reason = (None, said.wrong) if said.wrong else _view(servable, loaded.pure, file, said, options)
         rehearse(servable, loaded.pure, batching.sizes or (1,) if batching else (1,))
     except BaseException:
         loaded.close()
@@ -107,8 +107,13 @@ def _said(model: Found, file: Path, options: LoadOptions) -> _Said:
     return _Said(options.hints, wrong=wrong)
 
 
-def _view(servable: Servable, file: Path, said: _Said, options: LoadOptions) -> tuple[Classifier | None, str]:
+def _view(
+    servable: Servable, pure: frozenset[str], file: Path, said: _Said, options: LoadOptions
+) -> tuple[Classifier | None, str]:
     """The image view, or why there is none."""
+    if not options.must_classify_as_said:  # nobody asked for a view, so nothing may be changed by looking for one
+        harmless = {key: signature for key, signature in servable.signatures.items() if key in pure}
+        servable = dataclasses.replace(servable, signatures=harmless)
     hints = said.hints
     if file.suffix == ".pb":
         hints = dataclasses.replace(hints, input=None, output=None)  # they named layers, and are used up
