@@ -65,9 +65,9 @@ class Metrics:
         `entrypoint` is "REST", "GRPC" or "HTTP" (images); `api` a word of ours, never the client's; `model` the name
         that was asked for and `version` the one that answered, None if it never came as far as that.
         """
-        values = self._place(model, version)
-        self._requests.add((*values, entrypoint, api, code.name))
-        self._latency.observe((*values, entrypoint, api), seconds)
+        values = (*self._place(model, version), entrypoint, api.lower())
+        self._requests.add((*values, code.name))
+        self._latency.observe(values, seconds)
         self.serving.requested(entrypoint, api, model, code, seconds, known=bool(values[0]))
 
     def ran(self, servable: Servable, api: str, *, decode: float, ran: Ran[Any], encode: float) -> None:
@@ -108,7 +108,9 @@ class Metrics:
 
     def _depths(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
-            "muster_worker_images_inside", "Images being decoded, waiting or running", self._inference.inside
+            "muster_worker_images_inside",
+            "Images and requests being decoded, waiting or running",
+            self._inference.inside,
         )
         depth = GaugeMetricFamily(
             "muster_worker_queue_depth", "Tasks waiting for the model", labels=("model", "version")

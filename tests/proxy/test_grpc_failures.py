@@ -260,6 +260,18 @@ async def test_a_port_that_accepts_and_says_nothing_is_not_waited_for() -> None:
                 assert (await client.ask(predict())).answer == other.id.encode()
 
 
+async def test_a_stream_whose_worker_dies_says_so_and_the_worker_rests() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker) as client:
+        call = client.channel.stream_stream("/other.Service/Stream")()
+        await call.write(b"a")
+        assert await call.read() == b"<a>"
+        await worker.stop_grpc()
+        assert await call.code() is Code.UNAVAILABLE
+        assert await resting(client) == {worker.id}
+        assert (await client.seats())[worker.id]["in_flight"] == 0
+
+
 async def test_a_call_under_way_ends_well_although_its_worker_is_listed_no_more() -> None:
     go_on = asyncio.Event()
 

@@ -68,7 +68,7 @@ def test_requests_are_told_apart_by_door_call_model_version_and_outcome() -> Non
     name = "muster_worker_requests_total"
     assert told[name, "api=predict", "code=OK", "entrypoint=REST", *labels] == 2
     assert told[name, "api=predict", "code=INVALID_ARGUMENT", "entrypoint=REST", *labels] == 1
-    assert told[name, "api=Predict", "code=OK", "entrypoint=GRPC", *labels] == 1
+    assert told[name, "api=predict", "code=OK", "entrypoint=GRPC", *labels] == 1
     latency = "muster_worker_request_seconds"
     assert told[f"{latency}_count", "api=predict", "entrypoint=REST", *labels] == 3
     assert told[f"{latency}_bucket", "api=predict", "entrypoint=REST", "le=0.01", *labels] == 0
