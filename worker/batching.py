@@ -7,7 +7,7 @@ runner is free: a batch is what queued up while all were busy, unless a wait is 
   single items, so nobody pays for a neighbour; and after a failure batches are small until some went well, so that
   somebody who sends bad items all the time cannot multiply the work;
 - an item whose caller has gone, or whose deadline has passed, costs no call and no place, and a full queue refuses at
-  once;
+  once. Items go in order, unless most callers do not wait for their answers (`worker.patience`);
 - state changes only in the event loop, in plain functions without an `await`, so each change is whole before anybody
   can look. There is no background task that could die.
 """
@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from muster.errors import Draining, Overloaded
 from worker.batching_queue import Queue
+from worker.patience import Patience
 from worker.runners import Call, Threads
 from worker.status import Code, StatusError
 
@@ -100,6 +101,7 @@ class Batcher(Generic[In, Out]):
         self._late = late
         self._told = told
         self._queue: Queue[_Ticket[In, Out]] = Queue(size, backlog, wait)
+        self._patience = Patience()
         self._trust = _BOUNDLESS  # so many items are run together
         self._running = 0
         self._idle: asyncio.Event | None = None
@@ -176,7 +178,7 @@ class Batcher(Generic[In, Out]):
     def next_call(self) -> Call | None:
         """Take a batch off the queue: what to do in a thread, which returns what to do afterwards in the loop."""
         now = asyncio.get_running_loop().time()
-        while tickets := self._queue.take(now, self._trust):
+        while tickets := self._queue.take(now, self._trust, newest=self._patience.newest_first):
             batch = [ticket for ticket in tickets if not self._lost(ticket, now)]
             if batch:
                 self._running += 1
@@ -208,21 +210,22 @@ class Batcher(Generic[In, Out]):
         for ticket in tickets:
             if not ticket.answer.done():
                 ticket.answer.set_exception(StatusError(*error))
+                self._patience.lost()
 
     def _let_go(self, ticket: _Ticket[In, Out]) -> None:
         """Nobody waits for this any more."""
         if ticket in self._queue:
             self._queue.leave(ticket)
-        if ticket.answer.done():
-            if not ticket.answer.cancelled():
-                ticket.answer.exception()  # of several only the first is raised; nobody shall miss the others
+        if ticket.answer.cancel() or ticket.answer.cancelled():
+            self._patience.lost()
         else:
-            ticket.answer.cancel()
+            ticket.answer.exception()  # of several only the first is raised; nobody shall miss the others
 
     def _lost(self, ticket: _Ticket[In, Out], now: float) -> bool:
         """Would it be a waste to run this?"""
         if ticket.deadline <= now and not ticket.answer.done():
             ticket.answer.set_exception(StatusError(*self._late))
+            self._patience.lost()
         return ticket.answer.done()
 
     def _run(self, batch: list[_Ticket[In, Out]], started: float) -> Callable[[], None]:
@@ -265,6 +268,7 @@ class Batcher(Generic[In, Out]):
         for ticket, (result, rows, padding) in zip(batch, outcomes, strict=True):
             if ticket.answer.done():
                 continue
+            self._patience.served()
             if isinstance(result, Exception):
                 ticket.answer.set_exception(result)
             else:

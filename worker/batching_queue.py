@@ -1,9 +1,9 @@
 """Which of the tasks that wait run together: batches, formed as tasks come and taken as threads get free.
 
 A batch is open for tasks of its kind until it is full, or one does not fit, or it is taken. What must stay true: tasks
-of one kind leave in the order in which they came; no batch has more rows than fit in a call; there are never more
-batches than the backlog allows, and none is empty, because who leaves takes his rows along. Pure: the clock is an
-argument.
+of one kind leave in the order in which they came, unless the newest are asked for; no batch has more rows than fit in a
+call; there are never more batches than the backlog allows, and none is empty, because who leaves takes his rows along.
+Pure: the clock is an argument.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ class Queue(Generic[T]):
         """Is there a batch that need not wait for company any longer?"""
         return self._due(now) is not None
 
-    def take(self, now: float, most: int) -> list[T]:
-        """The tasks of the batch that is due and came first, the first `most` of them; none if no batch is due."""
-        batch = self._due(now)
+    def take(self, now: float, most: int, *, newest: bool = False) -> list[T]:
+        """The tasks of the batch that is due and came first, or last, the first `most` of them; none if none is due."""
+        batch = self._due(now, newest=newest)
         if batch is None:
             return []
         if len(batch.tasks) > most:
@@ -143,8 +143,8 @@ class Queue(Generic[T]):
             self.leave(task)
         return gone
 
-    def _due(self, now: float) -> _Batch[T] | None:
-        for batch in self._batches:
+    def _due(self, now: float, *, newest: bool = False) -> _Batch[T] | None:
+        for batch in reversed(self._batches) if newest else self._batches:
             if batch.closed or now - batch.since >= self._wait - _TIMER_IS_EARLY_BY:
                 return batch
         return None
