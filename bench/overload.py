@@ -4,9 +4,9 @@
 
 saves a model that costs some milliseconds a call, starts a real worker with one runner on it, measures what it can do,
 and then sends requests at that rate and at three times that rate, whether or not earlier ones are answered (an open
-loop). Clients leave after `--patience` seconds. Goodput is what was answered in time; it should stay level, by the second
-and by the worker's seconds of CPU (which tell more on a machine that has other things to do), and who is refused should
-hear of it at once. Takes about 30 seconds.
+loop). Clients leave after `--patience` seconds. Goodput is what was answered in time; it should stay level, by the
+second and by the worker's seconds of CPU (which say more on a machine that has other things to do), and who is refused
+should hear of it at once. Takes about 30 seconds.
 """
 
 from __future__ import annotations

@@ -60,10 +60,10 @@ class AnyLife(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(most=st.integers(1, 9))
-    def take(self, most: int) -> None:
+    @rule(most=st.integers(1, 9), newest=st.booleans())
+    def take(self, most: int, newest: bool) -> None:
         due = self.queue.due(self.now)
-        taken = self.queue.take(self.now, most)
+        taken = self.queue.take(self.now, most, newest=newest)
         assert bool(taken) == due
         if not taken:
             assert all(self.now - waiter.since < WAIT for waiter in self.waiting)
@@ -72,7 +72,9 @@ class AnyLife(RuleBasedStateMachine):
         assert sum(max(waiter.rows, 1) for waiter in taken) <= SIZE
         assert len({waiter.kind for waiter in taken}) == 1
         same_kind = [waiter for waiter in self.waiting if waiter.kind == taken[0].kind]
-        assert taken == same_kind[: len(taken)]
+        start = same_kind.index(taken[0])
+        assert newest or start == 0
+        assert taken == same_kind[start : start + len(taken)]
         self.waiting = [waiter for waiter in self.waiting if waiter not in taken]
 
     @invariant()
