@@ -76,8 +76,9 @@ def test_a_value_may_be_the_next_word() -> None:
 
 
 def test_this_projects_own_flags_and_variables_stand_among_the_others() -> None:
-    settings = read(BASE, "--max-body=1MiB", "--log_level", "debug", "--no-logits", WORKER_QUEUE="99")
+    settings = read(BASE, "--max-body=1MiB", "--log_level", "debug", "--no-enable_profiler", WORKER_QUEUE="99")
     assert (settings.max_body, settings.log_level, settings.queue) == (2**20, "debug", 99)
+    assert settings.enable_profiler is False
 
 
 def test_a_drop_in_is_announced_only_where_a_registry_is_named() -> None:
