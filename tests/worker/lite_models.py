@@ -32,6 +32,25 @@ def colours() -> bytes:
     return convert(lambda image: tf.nn.softmax(8 * tf.reduce_mean(image, [1, 2])), COLOURS)
 
 
+def quantized_colours(dtype: Any) -> bytes:
+    """The same in 8-bit integers, signed or not, for pixels from 0 to 255."""
+    module = tf.Module()
+    weights = tf.constant(np.eye(3).reshape(1, 1, 3, 3), tf.float32)
+
+    def classify(image: Any) -> Any:
+        return tf.nn.softmax(8 * tf.reduce_mean(tf.nn.conv2d(image, weights, 1, "SAME"), [1, 2]))
+
+    module.function = tf.function(classify, input_signature=[tf.TensorSpec([1, 8, 8, 3], tf.float32, name="image")])
+    concrete = module.function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([np.full((1, 8, 8, 3), value, np.float32)] for value in (0, 1))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = dtype
+    content: bytes = converter.convert()
+    return content
+
+
 def with_signatures(content: bytes, definitions: Mapping[str, Any]) -> bytes:
     """The file with SignatureDefs in its metadata."""
     packed = flexbuffers.Builder()

@@ -155,6 +155,20 @@ def test_a_classifier_of_images_classifies_them(tmp_path: Path) -> None:
     assert scores(servable, shown).argmax(1).tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.int8])
+def test_a_quantized_classifier_gives_real_scores(tmp_path: Path, dtype: Any) -> None:
+    servable = load(tmp_path, lite_models.quantized_colours(dtype))
+    view = servable.classifier
+    assert view is not None, servable.no_classifier
+    assert isinstance(view.takes, Pixels)
+    for index, colour in enumerate(("red", "lime", "blue")):
+        (row,) = scores(servable, [images.to_pixels(colours.png(colour), view.takes, 10_000)])
+        assert row.argmax() == index
+        assert row.sum() == pytest.approx(1, abs=0.02)
+    (raw,) = predict(servable, np.zeros((1, 8, 8, 3), dtype.as_numpy_dtype))
+    assert raw.dtype == dtype.as_numpy_dtype
+
+
 def test_a_file_may_be_named_itself(tmp_path: Path, twice: bytes) -> None:
     file = tmp_path / "doubling.tflite"
     file.write_bytes(twice)

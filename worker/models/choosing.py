@@ -79,7 +79,7 @@ def _input(what: str, signature: Signature, hints: Hints) -> Tensor:
 def _output(what: str, signature: Signature, hints: Hints, taken: Tensor) -> Tensor:
     if hints.output is not None:
         return _named(what, "output", signature.outputs, hints.output)
-    floats = {key: tensor for key, tensor in signature.outputs.items() if tensor.dtype in FLOATS}
+    floats = {key: tensor for key, tensor in signature.outputs.items() if tensor.dtype in FLOATS or tensor.quantized}
     fit = {key: tensor for key, tensor in floats.items() if _is_scores(tensor, one=taken.shape == ())}
     if not fit:
         shapes = ", ".join(f"{tensor.dtype} {_shape(tensor)}" for tensor in signature.outputs.values())
@@ -111,7 +111,8 @@ def _item(what: str, tensor: Tensor, hints: Hints) -> Encoded | Pixels:
         if tensor.shape is not None and len(tensor.shape) > 1:
             raise Unfit(f"its input is string of shape {_shape(tensor)}, not one text for each image")
         return Encoded()
-    if tensor.dtype not in (*FLOATS, *INTEGERS) or (tensor.shape is not None and len(tensor.shape) != 4):
+    signed = tensor.dtype == "int8" and tensor.quantized is not None
+    if not (tensor.dtype in (*FLOATS, *INTEGERS) or signed) or (tensor.shape is not None and len(tensor.shape) != 4):
         raise Unfit(
             f"its input is {tensor.dtype} of shape {_shape(tensor)}, "
             "not encoded images (string) or pixels of shape (batch, height, width, channels)"
@@ -126,8 +127,8 @@ def _item(what: str, tensor: Tensor, hints: Hints) -> Encoded | Pixels:
         dtype=tensor.dtype,
         resize=hints.resize or "stretch",
         filter=hints.filter or "bilinear",
-        mean=hints.mean or (0.0,),
-        std=hints.std or (1.0 if tensor.dtype in INTEGERS else 255.0,),
+        mean=hints.mean or (128.0 if signed else 0.0,),
+        std=hints.std or (255.0 if tensor.dtype in FLOATS else 1.0,),
         bgr=hints.channels == "BGR",
     )
 

@@ -32,7 +32,7 @@ def image_view(servable: Servable, hints: Hints, labels: Labels | None, max_batc
     choice = choose(what, servable.signatures, hints)
     view = Classifier(
         choice.input, choice.output, choice.takes, (), _batch_sizes(choice, max_batch), _packer(choice.input),
-        _judge(hints.scores == "logits"),
+        _judge(hints.scores == "logits", choice.output.quantized or (1.0, 0)),
     )  # fmt: skip
     classes = len(warm_up(what, servable.function([choice.input], [choice.output]), view))
     if labels is not None and len(labels.names) != classes:
@@ -64,9 +64,13 @@ def _packer(taken: Tensor) -> Callable[[Item], Array]:
     return lambda item: np.asarray(item)[np.newaxis]
 
 
-def _judge(logits: bool) -> Callable[[Array], NDArray[np.float32]]:
+def _judge(logits: bool, quantized: tuple[float, int]) -> Callable[[Array], NDArray[np.float32]]:
+    scale, zero = quantized
+
     def scores(output: Array) -> NDArray[np.float32]:
         row: NDArray[np.float32] = np.asarray(output, dtype=np.float32).reshape(-1)
+        if quantized != (1.0, 0):
+            row = np.multiply(row - zero, scale, dtype=np.float32)
         if logits:
             powers = np.exp(row - row.max())
             row = np.divide(powers, powers.sum(), dtype=np.float32)

@@ -38,6 +38,8 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    quantized: tuple[float, int] | None = None
+    """Scale and zero point, if its integers stand for real numbers: scale × (integer - zero point)."""
 
 
 @dataclass(frozen=True, slots=True)

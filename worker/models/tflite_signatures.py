@@ -94,4 +94,6 @@ def _by_short_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _tensor(detail: Mapping[str, Any]) -> Tensor:
     shape = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
     dtype = "string" if detail["dtype"] is np.bytes_ else tf.dtypes.as_dtype(detail["dtype"]).name
-    return Tensor(detail["name"], dtype, tuple(None if size < 0 else int(size) for size in shape))
+    scale, zero = detail["quantization"]  # a scale of 0 is none
+    quantized = (float(scale), int(zero)) if scale else None
+    return Tensor(detail["name"], dtype, tuple(None if size < 0 else int(size) for size in shape), quantized)
