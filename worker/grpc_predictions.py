@@ -109,6 +109,7 @@ class PredictionService:
         account.model = spec.name
         with self._state.catalogue.use(spec.name, *_version_and_label(spec)) as servable:
             account.version = servable.version
+            self._inference.check_room(servable)  # a refusal is cheap as long as the tensors are not read
             planned = await aside(self._inference, size, lambda: call.plan(servable, request, self._rules))
             decode = time.monotonic() - started
             ran = await self._inference.run(
