@@ -8,8 +8,9 @@ import struct
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -19,6 +20,7 @@ from worker.json_quote import quoted
 from worker.status import StatusError
 
 DEEP = 500_000
+UNHURRIED = settings(deadline=None)
 
 
 def read(body: bytes, depth: int = 1_000_000, values: int = 1_000_000) -> Any:
@@ -64,6 +66,7 @@ def complaint(body: bytes, **limits: int) -> str:
         (b'["\\x"]', "Invalid escape character in string.", 2),
         (b'["\\u12g4"]', "Incorrect hex digit after \\u escape in string.", 2),
         (b'["\\ud800"]', "The surrogate pair in string is invalid.", 2),
+        (b'["\\ud800\\u0041"]', "The surrogate pair in string is invalid.", 2),
     ],
 )
 def test_what_is_not_json_is_told_in_rapidjsons_words_with_the_place(body: bytes, what: str, offset: int) -> None:
@@ -115,6 +118,19 @@ def test_half_a_million_levels_are_read_like_two() -> None:
     assert complaint(b'{"a":' * 5000 + b"}") == "JSON Parse error: Invalid value. at offset: 25000"
 
 
+def test_equal_keys_are_seen_at_any_depth() -> None:
+    deep = b"[" * 1010 + b"]" * 1010
+    assert read(b'{"a":1,"b":%b,"a":2}' % deep)["a"] == 1
+
+
+def test_numbers_that_are_too_big_are_not_looked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    loads = orjson.loads
+    monkeypatch.setattr(orjson, "loads", lambda body: calls.append(body) or loads(body))
+    assert "too big" in complaint(b"[%b1e999]" % (b"1," * 3000))
+    assert len(calls) < 5
+
+
 def test_depth_and_number_of_values_have_their_limits() -> None:
     assert read(b'[{"a":[]}]', depth=3) == [{"a": []}]
     assert complaint(b"[" * 5000, depth=99) == "JSON Parse error: nested deeper than 99 (--max-json-depth)"
@@ -130,6 +146,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@UNHURRIED
 @given(VALUES)
 @example([1.5] * 20)
 @example([[1, 2, 3]] * 20)
@@ -143,6 +160,7 @@ PIECES = (
 )
 
 
+@UNHURRIED
 @given(st.lists(st.sampled_from([*PIECES.split(), b" ", b"\xff", b"\0"]), max_size=12).map(b"".join))
 def test_both_readers_agree_on_whatever_comes(body: bytes) -> None:
     def outcome(function: Any) -> str:
@@ -176,6 +194,7 @@ def test_a_double_takes_six_digits_or_seventeen() -> None:
     ]  # fmt: skip
 
 
+@UNHURRIED
 @given(st.lists(st.floats(width=32)))
 def test_every_float_reads_back_to_itself(values: list[float]) -> None:
     texts = decimals(np.array(values, np.float32))
@@ -188,12 +207,14 @@ def test_every_float_reads_back_to_itself(values: list[float]) -> None:
             assert text.removesuffix(".0") == f"{value:g}"
 
 
+@UNHURRIED
 @given(st.floats(allow_nan=False))
 def test_every_double_reads_back_to_itself(value: float) -> None:
     (text,) = decimals(np.array([value], np.float64))
     assert float(text.replace("Infinity", "inf")) == value
 
 
+@UNHURRIED
 @given(hnp.arrays(st.sampled_from([np.float32, np.float64]), st.integers(FEW + 1, 2 * FEW)))
 @example(np.array([3.4028235e38, 1e6, -1234567, np.nan, np.inf, -np.inf, -0.0, 1e-45] * FEW, np.float32))
 def test_many_numbers_are_written_like_few(values: np.ndarray[Any, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -19,6 +19,8 @@ from worker.json_tensor import MOST_DIMENSIONS, columns, rows
 from worker.messages.tensors import Example
 from worker.models.servable import Signature, Tensor
 from worker.status import Code, StatusError
+
+UNHURRIED = settings(deadline=None)
 
 
 def inputs(**types: str) -> dict[str, Tensor]:
@@ -136,6 +138,7 @@ def test_the_first_thing_that_is_wrong_in_a_ragged_value_is_told(value: Any, tol
         ([1, [1]], {"x": "int32"}, "Expecting shape [] but got: [1]"),
         ([{"x": 1}, 1], {"x": "int32"}, "Expecting object but got list at item 1 of input list"),
         ([1, {"x": 1}], {"x": "int32"}, "Expecting value/list but got object at item 1 of input list"),
+        ([{"b64": ["a"]}, {"b64": "YQ=="}], {"b64": "string"}, "Expecting object but got list at item 1 of input list"),
         ([{"a": 1, "b": 2}, {"a": 1}], {"a": "int32", "b": "int32"},
          'element: 1 of \'instances\' list. JSON object: {\n    "a": 1\n} keys must be equal to: a,b'),
         ([{"b": 2, "a": 1, "c": 1}], {"a": "int32", "b": "int32"},
@@ -176,6 +179,7 @@ def test_what_is_not_standard_base64_is_refused(packed: str) -> None:
     assert column_error({"b64": packed}, x="string") == "Unable to base64 decode"
 
 
+@UNHURRIED
 @given(st.binary(max_size=40))
 def test_base64_of_anything_reads_back(data: bytes) -> None:
     assert column({"b64": base64.b64encode(data).decode()}, "string").tolist() == data
@@ -189,6 +193,7 @@ def test_more_dimensions_than_there_can_be_are_unreadable() -> None:
     assert column_error([value], x="int32") == "tensor parsing error: x"
 
 
+@UNHURRIED
 @given(hnp.arrays(np.int32, hnp.array_shapes(min_dims=1, max_dims=4, min_side=1)))
 def test_what_is_written_reads_back(array: np.ndarray[Any, Any]) -> None:
     answer = json_answers.columns({"y": array})
