@@ -202,6 +202,7 @@ def test_names_that_clients_make_up_leave_nothing_behind() -> None:
     for number in range(1000):
         picks(roster, Want(f"made-up-{number}", number), 1)
         picks(roster, Want("digits", 10 + number), 1)
+        picks(roster, Want(None, 10 + number, unnamed=True), 1)
     assert len(roster._rounds) == 2
 
 
