@@ -37,7 +37,7 @@ class Loader:
         self._held[version] = threading.Event()
         return self._held[version].set
 
-    def __call__(self, found: Found) -> Servable:
+    def __call__(self, found: Found, _computing: Callable[[], None]) -> Servable:
         held = self._held.get(found.version)
         if held is not None:
             assert held.wait(PATIENCE)
@@ -85,7 +85,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def living(
-    load: Callable[[Found], Servable] | None = None,
+    load: Callable[[Found, Callable[[], None]], Servable] | None = None,
     unloading: Callable[[Servable], Awaitable[None]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Life]:

@@ -175,7 +175,7 @@ async def test_files_that_change_while_they_are_loaded_are_loaded_again(base: Pa
 
 
 async def test_a_loader_that_breaks_in_a_way_nobody_thought_of_ends_one_version_and_not_the_worker(base: Path) -> None:
-    async with living(load=lambda found: [][found.version], max_num_load_retries=0, **one_model(base)) as life:
+    async with living(load=lambda found, _: [][found.version], max_num_load_retries=0, **one_model(base)) as life:
         publish(base, 1)
         with pytest.raises(StatusError, match="list index out of range"):
             await life.manager.ready()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,8 +31,8 @@ from worker.models.warmup_file import replay
 log = logging.getLogger(__name__)
 
 
-def load(model: Found, options: LoadOptions) -> Servable:
-    """Load and warm `model`.
+def load(model: Found, options: LoadOptions, computing: Callable[[], None] = lambda: None) -> Servable:
+    """Load and warm `model`; `computing` is called when what remains is mostly calls of it.
 
     It takes seconds, and several may be loaded at the same time. Raises ModelProblem, one sentence, or StatusError if
     it cannot be served, and leaves nothing behind then.
@@ -41,6 +41,7 @@ def load(model: Found, options: LoadOptions) -> Servable:
     said = _said(model, file, options)
     loaded = _load_file(file, said.hints, options)
     try:
+        computing()
         home = model.path if model.path.is_dir() else model.path.parent
         batching = batching_beside(home) if options.batching_beside else options.batching
         servable = Servable(

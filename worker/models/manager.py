@@ -28,7 +28,7 @@ from worker.models.settling import Settling
 from worker.models.source import Configured, Finished, OnePath, Sighting, Source
 from worker.models.steward import Steward, code_of_problem
 from worker.models.transition import Transition
-from worker.models.workshop import Workshop
+from worker.models.workshop import Loader, Workshop
 from worker.settings import WorkerSettings
 from worker.status import Code, StatusError
 
@@ -46,7 +46,7 @@ class Manager:
         self,
         settings: WorkerSettings,
         catalogue: Catalogue,
-        load: Callable[[Found], Servable],
+        load: Loader,
         unloading: Callable[[Servable], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -232,13 +232,13 @@ class Manager:
         return await asyncio.get_running_loop().run_in_executor(self._looking, work)
 
 
-def _loader(settings: WorkerSettings) -> Callable[[Found], Servable]:
+def _loader(settings: WorkerSettings) -> Loader:
     """What loads models with these settings; it blocks."""
     options = load_options(settings)
     first = Lock()
     imported = False
 
-    def load(found: Found) -> Servable:
+    def load(found: Found, computing: Callable[[], None]) -> Servable:
         nonlocal imported
         with first:
             # TensorFlow is imported here: in a thread, and only when there is something to load.
@@ -247,7 +247,7 @@ def _loader(settings: WorkerSettings) -> Callable[[Found], Servable]:
             if not imported:
                 set_aside()
                 imported = True
-        return loading.load(found, options)
+        return loading.load(found, options, computing)
 
     return load
 
@@ -258,7 +258,7 @@ async def managing(
     catalogue: Catalogue,
     unloading: Callable[[Servable], Awaitable[None]],
     stop: Stop,
-    load: Callable[[Found], Servable] | None = None,
+    load: Loader | None = None,
 ) -> AsyncIterator[Manager]:
     """Keep `catalogue` as the settings want it while the block lasts.
 

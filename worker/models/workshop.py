@@ -11,9 +11,11 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import TypeAlias, TypeVar
 
 from worker.memory import give_back
+from worker.models.courtesy import small_bites, step_back
 from worker.models.finding import Found
 from worker.models.servable import Servable
 from worker.models.settling import Fingerprint, fingerprint
@@ -21,6 +23,8 @@ from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Loader: TypeAlias = Callable[[Found, Callable[[], None]], Servable]
+"""Loads a model; it blocks, and calls its second argument when all that remains is computing."""
 _CORES = os.cpu_count() or 1
 
 
@@ -38,7 +42,7 @@ class Workshop:
     def __init__(
         self,
         settings: WorkerSettings,
-        load: Callable[[Found], Servable],
+        load: Loader,
         unloading: Callable[[Servable], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
@@ -52,7 +56,6 @@ class Workshop:
         self._first_loads = asyncio.Semaphore(_CORES)
         self._loads = asyncio.Semaphore(max(settings.num_load_threads, 1))
         self._unloads = asyncio.Semaphore(max(settings.num_unload_threads, 1))
-        self._loaders = ThreadPoolExecutor(max(_CORES, settings.num_load_threads), "loader")
         self._closers = ThreadPoolExecutor(max(settings.num_unload_threads, 1) + 1, "closer")
         self._serving = False
 
@@ -70,7 +73,11 @@ class Workshop:
 
     async def load(self, found: Found) -> Servable:
         """Load it in a thread. Raises FilesChanged, and whatever is wrong with the model."""
-        return await _in(self._loaders, lambda: self._load_whole(found))
+        thread = ThreadPoolExecutor(1, "loader")  # of its own, for it may step back for good
+        try:
+            return await _in(thread, lambda: self._load_whole(found))
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def close(self, servable: Servable) -> None:
         """Close it in a thread, when nothing computes with it any more."""
@@ -82,14 +89,14 @@ class Workshop:
         await _in(self._closers, give_back)
 
     def end(self) -> None:
-        """No more loads. Those under way are not waited for."""
-        self._loaders.shutdown(wait=False, cancel_futures=True)
+        """Close nothing more. What is under way is not waited for."""
         self._closers.shutdown(wait=False, cancel_futures=True)
 
     def _load_whole(self, found: Found) -> Servable:
         before = fingerprint(found.path)
         try:
-            servable = self._load(found)
+            with small_bites() if self._serving else nullcontext():
+                servable = self._load(found, step_back if self._serving else _nothing)
         except Exception as error:
             if fingerprint(found.path) != before:
                 raise FilesChanged(found, before) from error
@@ -98,6 +105,10 @@ class Workshop:
             servable.close()
             raise FilesChanged(found, before)
         return servable
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
