@@ -33,7 +33,6 @@ from muster.errors import (
     NotAnImage,
     TooLarge,
     UnexpectedAnswer,
-    UnknownModel,
     WorkerBroke,
     WorkerTimeout,
 )
@@ -198,13 +197,13 @@ class Planner:
                 if p2p:
                     peer = yield from self._peer(effort, ask, known)
                 return (yield from self._once(effort, f"http://{peer}" if peer else self.proxy, ask))
-            except UnknownModel:
-                known.addresses.clear()
-                if peer is None or effort.misled:
-                    raise
-                effort.misled = True
-                continue
             except ClusterError as error:
+                if error.status == 404:  # in TensorFlow Serving's API it has no code that tells more
+                    known.addresses.clear()
+                    if peer is None or effort.misled:
+                        raise
+                    effort.misled = True
+                    continue
                 if peer in known.addresses and error.status >= 500:
                     known.addresses.remove(peer)
                 pause = effort.pause_after(error, self._clock(), self._rng)

@@ -174,8 +174,12 @@ def test_a_proxy_is_asked_for_what_decides_between_workers_and_no_more() -> None
     assert asked == [{"model": "digits", "version": "2"}]
 
 
-def test_when_a_worker_has_not_got_the_model_any_more_the_proxy_says_who_has() -> None:
-    lost = refusal(UnknownModel("there is no model 'digits'"))
+@pytest.mark.parametrize(
+    "lost",
+    [refusal(UnknownModel("there is no model 'digits'")), Reply(404, {}, {"error": "Servable not found"})],
+    ids=["as ours say it", "as TensorFlow Serving says it"],
+)
+def test_when_a_worker_has_not_got_the_model_any_more_the_proxy_says_who_has(lost: Reply) -> None:
     world = World(in_turn(peers("ann:1"), ok(SEVEN), lost, peers("bob:1"), ok(SEVEN)))
     planner = world.planner()
     world.classify(planner, p2p=True)
