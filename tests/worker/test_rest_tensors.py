@@ -201,6 +201,31 @@ def test_what_is_written_reads_back(array: np.ndarray[Any, Any]) -> None:
     assert np.array_equal(again[0][0], array)
 
 
+LEAVES = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.integers(0, 3) | st.floats() | st.text(max_size=2)
+    | st.just({"b64": "YQ=="}) | st.just({"b64": "!"}) | st.just({"x": 1}) | st.just({})
+)  # fmt: skip
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+ROWS = st.lists(
+    VALUES | st.fixed_dictionaries({"x": VALUES}) | st.dictionaries(st.sampled_from("xy"), VALUES), min_size=1
+)
+
+
+@UNHURRIED
+@given(ROWS, st.sampled_from(["float32", "uint8", "int64", "uint64", "bool", "string", "float16"]), st.booleans())
+def test_everything_is_an_array_or_has_a_reason_not_to_be_one(value: list[Any], dtype: str, as_rows: bool) -> None:
+    try:
+        (array,) = rows(value, inputs(x=dtype)) if as_rows else columns(value, inputs(x=dtype))
+    except StatusError as error:
+        reason: StatusError | None = error
+    else:
+        reason = None
+        assert array.dtype == (object if dtype == "string" else dtype)
+        assert len(array) == len(value)
+    assert reason is None or "tensor parsing error" not in reason.message
+    assert reason is None or reason.canonical is Code.INVALID_ARGUMENT or (dtype == "float16" and not as_rows)
+
+
 # Answers
 
 
