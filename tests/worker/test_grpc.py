@@ -370,6 +370,23 @@ async def test_a_caller_that_leaves_costs_no_run_that_has_not_begun(served: Cata
         assert slow.calls == [1.0, 4.0]
 
 
+async def test_the_callers_deadline_is_that_of_the_run(served: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines = []
+    async with open_grpc(served) as doors:
+        run = doors.inference.run
+
+        async def noted(*arguments: Any) -> Any:
+            deadlines.append(arguments[-1])
+            return await run(*arguments)
+
+        monkeypatch.setattr(doors.inference, "run", noted)
+        await doors.predict("half_plus_two", {"x": np.float32([1])})
+        await doors.predict("half_plus_two", {"x": np.float32([1])}, timeout=100)
+        none, some = deadlines
+        assert none is None
+        assert 0 < some - asyncio.get_running_loop().time() <= 100
+
+
 async def test_a_worker_waits_for_requests_that_run_when_it_closes(served: Catalogue) -> None:
     slow = Slow()
     async with open_grpc(slow.catalogue(served)) as doors:
