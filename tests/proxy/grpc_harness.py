@@ -62,7 +62,7 @@ class GrpcWorker(ScriptedWorker):
         await self.start_grpc()
 
     async def start_grpc(self) -> None:
-        self._grpc = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        self._grpc = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)))
         self._grpc.add_generic_rpc_handlers((_Handler(self),))
         assert self._grpc.add_insecure_port(f"127.0.0.1:{self.grpc_port}") == self.grpc_port
         await self._grpc.start()
@@ -137,6 +137,8 @@ class Got:
     details: str
     initial: dict[str, Any]
     trailing: dict[str, Any]
+    pairs: list[tuple[str, Any]]
+    """All of `trailing`, with what comes more than once."""
 
 
 class GrpcClient:
@@ -161,9 +163,10 @@ class GrpcClient:
             answer = await call
         except grpc.aio.AioRpcError:
             answer = None
+        trailing = list(await call.trailing_metadata() or ())
         return Got(
             answer, await call.code(), await call.details() or "", dict(await call.initial_metadata() or ()),
-            dict(await call.trailing_metadata() or ()),
+            dict(trailing), trailing,
         )  # fmt: skip
 
     async def metrics(self) -> str:
@@ -180,6 +183,7 @@ async def grpc_cluster(*workers: GrpcWorker, **changes: object) -> AsyncIterator
     """The workers, a proxy in front of them, and a client."""
     (port,) = free_ports(1)
     client = GrpcClient(port)
+    changes = {"rest": 60.0, "rest_longest": 60.0, **changes}  # who rests does so until the test is over
     try:
         async with cluster(*workers, grpc_port=port, **changes) as client.http:
             yield client

@@ -14,6 +14,7 @@ from tests.proxy.grpc_harness import (
     HEALTH,
     STATUS,
     Code,
+    GrpcClient,
     GrpcWorker,
     Heard,
     grpc_cluster,
@@ -36,16 +37,20 @@ async def test_a_call_and_its_answer_go_through_byte_for_byte() -> None:
             assert (got.answer, got.code) == (request[::-1], Code.OK)
 
 
-async def test_a_message_of_many_megabytes_goes_through_both_ways() -> None:
+async def test_messages_beyond_what_grpc_allows_by_itself_go_through_both_ways() -> None:
     async def answer(heard: Heard) -> bytes:
         return heard.request
 
-    worker = GrpcWorker(answer)
-    worker_limit = 3_000_000  # gRPC's own limit at the test's worker is 4 MiB
-    request = predict() + b"\x1a" + b"\xc0\x8d\xb7\x01" + bytes(3_000_000)
-    async with grpc_cluster(worker) as client:
-        assert len(request) > worker_limit
+    request = predict() + bytes(5 * 2**20)
+    async with grpc_cluster(GrpcWorker(answer)) as client:
         assert (await client.ask(request)).answer == request
+
+
+async def test_a_request_beyond_the_limit_of_bodies_is_refused() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker, max_body=1000) as client:
+        assert (await client.ask(bytes(1001))).code is Code.RESOURCE_EXHAUSTED
+    assert not worker.calls
 
 
 async def test_workers_take_turns() -> None:
@@ -59,7 +64,8 @@ async def test_workers_take_turns() -> None:
 async def test_metadata_travels_and_what_is_of_one_connection_does_not() -> None:
     async def answer(heard: Heard) -> bytes:
         await heard.context.send_initial_metadata((("early", "1"), ("early-bin", b"\x00\xff")))
-        heard.context.set_trailing_metadata((("late", "2"), ("x-served-by", "the worker itself")))
+        late = (("late", "2"), ("x-served-by", "the worker itself"), ("x-request-id", "its own"))
+        heard.context.set_trailing_metadata(late)
         return b"done"
 
     worker = GrpcWorker(answer)
@@ -77,7 +83,10 @@ async def test_metadata_travels_and_what_is_of_one_connection_does_not() -> None
     assert "host" not in sent
     assert (got.initial["early"], got.initial["early-bin"]) == ("1", b"\x00\xff")
     assert (got.trailing["late"], got.trailing["x-served-by"]) == ("2", "the worker itself")
-    assert got.trailing["x-request-id"] == "mine-1"
+    assert [value for key, value in got.pairs if key in ("x-request-id", "x-served-by")] == [
+        "the worker itself",
+        "mine-1",
+    ]
     assert re.fullmatch(r"proxy;dur=[0-9.]+, attempts;desc=1", got.trailing["server-timing"])
 
 
@@ -281,7 +290,8 @@ async def test_health_says_whether_there_is_a_worker() -> None:
 async def test_who_watches_the_health_hears_of_each_change_and_of_the_end() -> None:
     worker = GrpcWorker()
     async with grpc_cluster(worker) as client:
-        watch = client.channel.unary_stream(HEALTH + "Watch")(b"")
+        patient = GrpcClient(client.port)  # the other one is closed with the block
+        watch = patient.channel.unary_stream(HEALTH + "Watch")(b"")
         async with asyncio.timeout(10):
             assert await watch.read() == SERVING
             await worker.stop()  # the fixed list is probed
@@ -290,6 +300,7 @@ async def test_who_watches_the_health_hears_of_each_change_and_of_the_end() -> N
             assert await watch.read() == SERVING
         last = asyncio.create_task(_last(watch))
     assert await last == [NOT_SERVING, grpc.aio.EOF]
+    await patient.channel.close()
 
 
 async def _last(watch: Any) -> list[Any]:
@@ -318,15 +329,12 @@ async def test_asked_to_end_it_finishes_the_calls_under_way() -> None:
 
     worker = GrpcWorker(answer)
     async with grpc_cluster(worker, drain_timeout=10.0) as client:
-        call = client.call(predict())
+        patient = GrpcClient(client.port)  # the other one is closed with the block
+        finishing = asyncio.create_task(patient.ask(predict()))
         await until(lambda: bool(worker.calls))
         asyncio.get_running_loop().call_later(0.2, go_on.set)
-        finishing = asyncio.create_task(_answer(call))
-    assert await finishing == b"finished"
-
-
-async def _answer(call: Any) -> Any:
-    return await call
+    assert (await finishing).answer == b"finished"
+    await patient.channel.close()
 
 
 def test_the_addresses_of_workers_are_told_with_their_grpc_port() -> None:

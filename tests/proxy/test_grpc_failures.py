@@ -98,11 +98,24 @@ async def test_a_worker_that_is_killed_as_by_a_signal_leaves_the_call_to_another
         assert await resting(client) == {doomed.id}
 
 
+async def test_the_connection_to_a_worker_that_has_left_is_closed() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker) as client:
+        await worker.stop_grpc()
+        async with dying_worker(worker.grpc_port, dies=False) as ends:
+            assert (await client.ask(predict(), timeout=0.2)).code is Code.DEADLINE_EXCEEDED
+            assert not ends
+            await worker.stop()  # the fixed list is probed
+            await until(lambda: bool(ends))
+
+
 @asynccontextmanager
-async def dying_worker(port: int) -> AsyncIterator[list[bytes]]:
-    """Accepts gRPC's connections and resets them when the first call comes, as the kernel does for the dead."""
+async def dying_worker(port: int, *, dies: bool = True) -> AsyncIterator[list[int]]:
+    """Accepts gRPC's connections and resets them when the first call comes, as the kernel does for the dead; or never
+    answers. What it yields is the connections that have ended.
+    """
     settings, headers = 4, 1
-    deaths: list[bytes] = []
+    ends: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")  # SETTINGS, none
@@ -110,20 +123,20 @@ async def dying_worker(port: int) -> AsyncIterator[list[bytes]]:
             await reader.readexactly(24)  # the preface
             while True:
                 head = await reader.readexactly(9)
-                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
                 if head[3] == settings and not head[4]:
                     writer.write(b"\x00\x00\x00\x04\x01\x00\x00\x00\x00")
-                if head[3] == headers:
-                    deaths.append(payload)
+                if head[3] == headers and dies:
                     return
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            ends.append(port)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async with await asyncio.start_server(serve, "127.0.0.1", port):
-        yield deaths
+        yield ends
 
 
 async def test_a_client_that_leaves_while_a_connection_comes_about_leaves_it_to_others() -> None:
