@@ -95,8 +95,8 @@ class Inference:
         if lines is None:
             return
         if not self._batches(servable):
-            if lines.inside >= self._settings.queue:
-                raise _overloaded(servable, lines.inside)
+            if lines.bounded >= self._settings.queue:
+                raise _overloaded(servable, lines.bounded)
         elif (full := lines.full) is not None:
             raise full
 
@@ -159,13 +159,16 @@ class Inference:
 
     @contextmanager
     def _inside(self, servable: Servable, lines: Lines, tasks: int, *, bounded: bool) -> Iterator[None]:
-        if bounded and lines.inside + tasks > self._settings.queue:
-            raise _overloaded(servable, lines.inside)
+        counted = tasks if bounded else 0
+        if counted and lines.bounded + counted > self._settings.queue:
+            raise _overloaded(servable, lines.bounded)
         lines.inside += tasks
+        lines.bounded += counted
         try:
             yield
         finally:
             lines.inside -= tasks
+            lines.bounded -= counted
 
     def _called(self, called: Called) -> None:
         for callback in self._on_call:

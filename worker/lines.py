@@ -43,6 +43,8 @@ class Lines:
     ) -> None:  # fmt: skip
         self.inside = 0
         """Tasks on their way, counted by those who bring them."""
+        self.bounded = 0
+        """Those of them whose number has a bound."""
         self._servable = servable
         self._runners = runners
         self._turns = Turns()

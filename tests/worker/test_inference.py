@@ -237,6 +237,20 @@ async def test_images_and_tensors_for_the_same_call_share_it(scene: Scenes, cata
     assert (image[0].predictions[0].label, image[0].batch, tensor.batch) == ("red", 2, 2)
 
 
+async def test_tensors_that_share_calls_take_no_places_of_images(scene: Scenes, catalogue: Catalogue) -> None:
+    model = next(one for one in catalogue.servables if one.name == "float")
+    stage = scene("", queue=1, max_images=1)
+    pixels = np.zeros((1, SIDE, SIDE, 3), np.float32)
+    async with stage.busy():
+        tasks = [asyncio.create_task(stage.ran(model, image=pixels)) for _ in range(3)]
+        image = asyncio.create_task(stage.inference.classify(model, [png("red")], 3))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await stage.inference.classify(model, [png("red")], 3)
+    assert isinstance((await image)[0], Answer)
+    assert len(await asyncio.gather(*tasks)) == 3
+
+
 async def test_a_deadline_in_the_queue_is_told_in_the_words_for_it(scene: Scenes, served: Served) -> None:
     for stage, code, sentence in (
         (scene(""), Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"),
