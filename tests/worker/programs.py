@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+
+from tests.consul_agent import free_ports
 
 PATIENCE = 60.0
 
@@ -22,8 +24,8 @@ PATIENCE = 60.0
 class ModelServer:
     """A drop-in of its own process, on ports that were free; `out` and `log` are what it wrote so far."""
 
-    def __init__(self, directory: Path, *flags: str, ports: tuple[int, int] | None = None, **environ: str) -> None:
-        self.grpc, self.rest = ports or free_ports()
+    def __init__(self, directory: Path, *flags: str, ports: Sequence[int] = (), **environ: str) -> None:
+        self.grpc, self.rest = ports or free_ports(2)
         self.out_file, self.log_file = directory / "out", directory / "log"
         command = [sys.executable, "-m", "worker", f"--port={self.grpc}", f"--rest_api_port={self.rest}", *flags]
         with self.out_file.open("w") as out, self.log_file.open("w") as log:
@@ -71,12 +73,6 @@ class ModelServer:
         """Its exit status after a SIGTERM."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(PATIENCE)
-
-
-def free_ports() -> tuple[int, int]:
-    """Two ports that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 def listens(port: int) -> bool:

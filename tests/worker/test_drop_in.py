@@ -13,8 +13,9 @@ import grpc
 import httpx
 import pytest
 
+from tests.consul_agent import free_ports
 from tests.serving_calls import predict
-from tests.worker.programs import ModelServer, free_ports, listens
+from tests.worker.programs import ModelServer, listens
 from tests.worker.serving_models import save_half_plus_three, save_half_plus_two
 
 RIGHT = {"half_plus_two": 3.0, "half_plus_three": 4.0}
@@ -178,8 +179,8 @@ def test_it_ends_promptly_while_it_waits_for_its_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded(which: int, tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        ports = [free_ports()[0], free_ports()[0]]
+        ports = free_ports(2)
         ports[which] = taken.getsockname()[1]
-        with ModelServer(tmp_path, "--model_base_path=/does/not/exist", ports=(ports[0], ports[1])) as server:
+        with ModelServer(tmp_path, "--model_base_path=/does/not/exist", ports=ports) as server:
             assert server.popen.wait(30) == 255
             assert f"port {ports[which]}: Address already in use" in server.out
