@@ -117,7 +117,6 @@ def grpc_server(commons: Commons) -> GrpcServer:
     server = grpc.aio.server(options=(
         ("grpc.so_reuseport", 0),  # or a second proxy would take half of the calls
         ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
-        ("grpc.max_send_message_length", -1),
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -17,7 +17,6 @@ from proxy.grpc_quietly import grpc
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # a new connection is a new one, and not another's that failed
     ("grpc.enable_http_proxy", 0),
 )
