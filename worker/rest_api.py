@@ -53,6 +53,8 @@ BODIES = 16
 """So many bodies of the largest size may be here at once."""
 LONG = 64 * 1024
 """Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
+TIGHTEST = 1032
+"""So many times its length is the most that a packed body can unpack to."""
 MANY = 4096
 """Values. An answer with more of them is written in a thread."""
 CORS = {
@@ -82,7 +84,7 @@ class RestApi:
         self._state = state
         self._inference = inference
         self._metrics = metrics
-        self._shelf = Shelf(BODIES * settings.max_body)
+        self._shelf = Shelf(BODIES * settings.max_body + settings.max_inflated)
         self._verbs = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
 
     async def __call__(self, request: web.BaseRequest) -> web.Response:
@@ -232,7 +234,7 @@ class RestApi:
         body = await read_body(request, settings.max_body, settings.body_timeout, grow, packed=True)
         if "gzip" not in request.headers.get("Content-Encoding", "").lower():
             return body
-        grow(len(body) + settings.max_inflated)
+        grow(len(body) + min(len(body) * TIGHTEST, settings.max_inflated))
         body = await self._inference.in_thread(lambda: inflated(body, settings.max_inflated))
         grow(len(body))
         return body
