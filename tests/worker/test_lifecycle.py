@@ -145,7 +145,9 @@ async def test_a_version_that_goes_while_it_is_loaded_is_never_served(base: Path
         assert life.catalogue.available == {"m": (3,)}
 
 
-async def test_a_version_that_is_half_copied_waits_and_is_served_when_it_is_whole(base: Path) -> None:
+async def test_a_version_that_is_half_copied_waits_and_is_served_when_it_is_whole(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     publish(base, 1)
     async with living(settle_time=0.3, **one_model(base)) as life:
         await life.manager.ready()
@@ -155,6 +157,7 @@ async def test_a_version_that_is_half_copied_waits_and_is_served_when_it_is_whol
             (copy / f"part-{part}").write_text("x")
             await asyncio.sleep(0.01)
         assert 2 not in life.stages()
+        assert caplog.text.count("/2 is being written") == 1
         (copy / "model").write_text("whole")
         await life.serves(m=[2])
         assert life.loader.loaded == [("m", 1), ("m", 2)]

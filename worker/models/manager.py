@@ -14,21 +14,17 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from threading import Lock
 from typing import Any, Final, TypeVar
 
 from muster.lifetime import Stop, supervised
-from worker.memory import set_aside
 from worker.models.catalogue import Catalogue
 from worker.models.config import Models, check_labels, models_of, read_models
-from worker.models.finding import Found
-from worker.models.options import load_options
 from worker.models.servable import ModelProblem, Servable
 from worker.models.settling import Settling
 from worker.models.source import Configured, Finished, OnePath, Sighting, Source
 from worker.models.steward import Steward, code_of_problem
 from worker.models.transition import Transition
-from worker.models.workshop import Loader, Workshop
+from worker.models.workshop import Loader, Workshop, usual_loader
 from worker.settings import WorkerSettings
 from worker.status import Code, StatusError
 
@@ -232,26 +228,6 @@ class Manager:
         return await asyncio.get_running_loop().run_in_executor(self._looking, work)
 
 
-def _loader(settings: WorkerSettings) -> Loader:
-    """What loads models with these settings; it blocks."""
-    options = load_options(settings)
-    first = Lock()
-    imported = False
-
-    def load(found: Found, computing: Callable[[], None]) -> Servable:
-        nonlocal imported
-        with first:
-            # TensorFlow is imported here: in a thread, and only when there is something to load.
-            from worker.models import loading
-
-            if not imported:
-                set_aside()
-                imported = True
-        return loading.load(found, options, computing)
-
-    return load
-
-
 @asynccontextmanager
 async def managing(
     settings: WorkerSettings,
@@ -265,7 +241,7 @@ async def managing(
     `unloading` is awaited with each servable that nobody asks for any more, before it is closed: a call whose caller
     has gone may still be under way in a thread. `load` is the loader, if not the usual one.
     """
-    manager = Manager(settings, catalogue, load or _loader(settings), unloading)
+    manager = Manager(settings, catalogue, load or usual_loader(settings), unloading)
     async with AsyncExitStack() as life:
         life.callback(manager.end)
         await life.enter_async_context(supervised("the manager", manager.work(), stop))

@@ -10,16 +10,18 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from worker.models.config import ModelConfig, Models
 from worker.models.finding import Found, NoModel, find_all, version_number
-from worker.models.policy import Latest, Policy, wanted
+from worker.models.policy import Latest, Policy, Specific, wanted
 from worker.models.servable import ModelProblem
 from worker.models.settling import Fingerprint, Settling
 
 log = logging.getLogger(__name__)
 
+REMEMBERED: Final = 1000
+"""So many things that were said are not said again."""
 Place: TypeAlias = tuple[Policy, Mapping[int, Found] | None]
 """Which versions of a model are wanted, and which are there; None where nobody can tell."""
 
@@ -116,6 +118,7 @@ class Source:
         self._places = places
         self._settling = settling
         self._finished: dict[Found, Finished] = {}
+        self._told: set[str] = set()
 
     def look(self, loaded: Collection[Found]) -> Sighting:
         """What is there now. `loaded` is what need not be looked at closely, for its files are read already.
@@ -129,14 +132,27 @@ class Source:
             if versions is None:
                 continue
             there.update(versions.values())
+            if isinstance(policy, Specific) and (missing := sorted(policy.versions - versions.keys())):
+                self._tell(f"the model {name!r} has no version {', '.join(map(str, missing))}, which is asked for")
             young, finished = self._choose(policy, dict(versions), loaded)
             if young:
                 unsettled.add(name)
-            if all(self._settling.moving(one.path) for one in young):
+            moving = [one for one in young if self._settling.moving(one.path)]
+            for one in moving:
+                self._tell(f"{one.path} is being written: it is loaded when that has come to rest")
+            if len(moving) == len(young):
                 models[name] = finished
         self._finished = {found: finished for found, finished in self._finished.items() if found in there}
         self._settling.forget({found.path for found in there})
         return Sighting(models, frozenset(unsettled))
+
+    def _tell(self, sentence: str) -> None:
+        """What an operator may want to know, once."""
+        if sentence not in self._told:
+            if len(self._told) == REMEMBERED:
+                self._told.clear()
+            self._told.add(sentence)
+            log.warning("%s", sentence)
 
     def _choose(
         self, policy: Policy, versions: dict[int, Found], loaded: Collection[Found]

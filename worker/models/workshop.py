@@ -12,11 +12,13 @@ import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from threading import Lock
 from typing import TypeAlias, TypeVar
 
-from worker.memory import give_back
+from worker.memory import give_back, set_aside
 from worker.models.courtesy import small_bites, step_back
 from worker.models.finding import Found
+from worker.models.options import load_options
 from worker.models.servable import Servable
 from worker.models.settling import Fingerprint, fingerprint
 from worker.settings import WorkerSettings
@@ -105,6 +107,26 @@ class Workshop:
             servable.close()
             raise FilesChanged(found, before)
         return servable
+
+
+def usual_loader(settings: WorkerSettings) -> Loader:
+    """What loads every kind of model, with these settings."""
+    options = load_options(settings)
+    first = Lock()
+    imported = False
+
+    def load(found: Found, computing: Callable[[], None]) -> Servable:
+        nonlocal imported
+        with first:
+            # TensorFlow is imported here: in a thread, and only when there is something to load.
+            from worker.models import loading
+
+            if not imported:
+                set_aside()
+                imported = True
+        return loading.load(found, options, computing)
+
+    return load
 
 
 def _nothing() -> None:
