@@ -24,7 +24,7 @@ from discovery.registry import Listing
 from discovery.worker_json import worker_id
 from muster.lifetime import Stop
 from muster.values import Worker
-from worker.addresses import advertised, bind
+from worker.addresses import advertised, bind, everywhere
 from worker.classify_api import ClassifyApi
 from worker.doors import open_doors
 from worker.grpc_api import GrpcApi
@@ -82,7 +82,8 @@ async def serve(settings: WorkerSettings, stop: Stop) -> None:
 
 
 def _introduction(settings: WorkerSettings, sock: socket.socket | None) -> Worker:
-    listens = sock.getsockname()[:2] if sock is not None else (settings.host, settings.grpc_port)
+    # Without HTTP it is not announced: only its id needs an address.
+    listens = sock.getsockname()[:2] if sock is not None else (everywhere(), settings.grpc_port)
     host, port = advertised(settings.advertise, listens)
     return Worker(
         id=worker_id(host, port, secrets.token_hex(4)),

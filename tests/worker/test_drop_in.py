@@ -169,8 +169,9 @@ def test_what_it_cannot_start_with_is_told_at_once(flags: list[str], out: str, l
         assert "Traceback" not in server.log
 
 
-def test_it_ends_promptly_while_it_waits_for_its_model(tmp_path: Path) -> None:
-    with ModelServer(tmp_path, f"--model_base_path={tmp_path}/nothing") as server:
+@pytest.mark.parametrize("flags", [(), ("--rest_api_port=0", "--host=localhost")])
+def test_it_ends_promptly_while_it_waits_for_its_model(flags: tuple[str, ...], tmp_path: Path) -> None:
+    with ModelServer(tmp_path, f"--model_base_path={tmp_path}/nothing", *flags) as server:
         server.until("it looks for its model", lambda: "/nothing of the model" in server.log)
         assert server.end() == 0
         assert not server.out
