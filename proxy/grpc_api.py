@@ -119,7 +119,8 @@ def grpc_server(commons: Commons) -> GrpcServer:
         ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = settings.host or "::"  # no host is every address; gRPC wants that written out
+    host = f"[{host}]" if ":" in host else host
     return GrpcServer(server, channels, commons, server.add_insecure_port(f"{host}:{settings.grpc_port}"))
 
 

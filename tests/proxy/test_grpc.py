@@ -53,6 +53,11 @@ async def test_a_request_beyond_the_limit_of_bodies_is_refused() -> None:
     assert not worker.calls
 
 
+async def test_no_host_is_every_address() -> None:
+    async with grpc_cluster(GrpcWorker(), host="") as client:
+        assert (await client.ask(predict())).code is Code.OK
+
+
 async def test_workers_take_turns() -> None:
     workers = [GrpcWorker() for _ in range(3)]
     async with grpc_cluster(*workers) as client:
