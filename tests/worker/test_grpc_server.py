@@ -171,7 +171,10 @@ async def test_a_drop_in_is_asked_for_its_health_only_where_the_flag_says_so(hal
         assert await health(doors) == "NOT_SERVING"
 
 
-async def test_tensorflows_profiler_is_reached_through_a_drop_in(halves: Catalogue) -> None:
+async def test_tensorflows_profiler_is_reached_through_a_drop_in(
+    halves: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a profile without a name is written here
     profile, a_tenth_of_a_second = "/tensorflow.ProfilerService/Profile", b"\x08\x64"
     port = {"grpc_port": free_port()}
     async with open_grpc(halves, **DROP_IN | port) as doors:
