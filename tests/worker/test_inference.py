@@ -63,14 +63,15 @@ class Scene:
     async def ran(
         self, servable: Servable, signature: str = "serving_default", deadline: float | None = None, **values: Any
     ) -> Ran[list[Array]]:
-        """What becomes of a request for all outputs of a signature; its inputs in the order in which they are given."""
+        """What becomes of a request for all outputs of a signature, by name; inputs in the order of the arguments."""
         doors = servable.signatures[signature]
         arrays = [
             value if isinstance(value, np.ndarray) else np.array(value, doors.inputs[name].dtype)
             for name, value in values.items()
         ]
         inputs = [doors.inputs[name] for name in values]
-        return await self.inference.run(servable, inputs, arrays, tuple(doors.outputs.values()), deadline)
+        outputs = [doors.outputs[name] for name in sorted(doors.outputs)]
+        return await self.inference.run(servable, inputs, arrays, outputs, deadline)
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
@@ -127,9 +128,9 @@ async def test_without_batching_every_request_is_a_call_whatever_its_shape(scene
         stage.ran(add, "first", a=[1, 2, 3], b=[0]),
     )  # fmt: skip
     assert [value.tolist() for value in (*one.result, *scalar.result, *odd.result)] == [
-        [11, 22], [-9, -18], 11, -9, [[4, 5]], [[-2, -1]],
+        [-9, -18], [11, 22], -9, 11, [[-2, -1]], [[4, 5]],
     ]  # fmt: skip
-    assert no_batch.result[0].tolist() == [1]
+    assert [value.tolist() for value in no_batch.result] == [[1, 2, 3], [1]]
     assert [ran.batch for ran in (one, scalar, odd, no_batch)] == [2, 1, 1, 3]
 
 
@@ -138,8 +139,8 @@ async def test_with_batching_requests_share_a_call_and_get_their_own_rows(scene:
     calls: list[Called] = []
     stage.inference.on_call(calls.append)
     first, second = await stage.together(stage.ran(add, a=[1, 2], b=[10, 20]), stage.ran(add, b=[30], a=[3]))
-    assert [value.tolist() for value in first.result] == [[11, 22], [-9, -18]]
-    assert [value.tolist() for value in second.result] == [[33], [-27]]
+    assert [value.tolist() for value in first.result] == [[-9, -18], [11, 22]]
+    assert [value.tolist() for value in second.result] == [[-27], [33]]
     assert (first.batch, second.batch) == (3, 3)
     assert [(call.rows, call.padding, [rows for rows, _ in call.items]) for call in calls[1:]] == [(3, 0, [2, 1])]
 
@@ -147,7 +148,7 @@ async def test_with_batching_requests_share_a_call_and_get_their_own_rows(scene:
 async def test_outputs_come_in_the_order_in_which_they_are_asked_for(scene: Scenes, served: Served) -> None:
     add, stage = served("add"), scene("")
     doors = add.signatures["serving_default"]
-    a, b, total, difference = *doors.inputs.values(), doors.outputs["sum"], doors.outputs["difference"]
+    a, b, total, difference = (*map(doors.inputs.__getitem__, "ab"), doors.outputs["sum"], doors.outputs["difference"])
     arrays = [np.array([7], np.int32), np.array([2], np.int32)]
     for outputs, values in (([total, difference], [9, 5]), ([difference, total], [5, 9]), ([difference], [5])):
         ran = await stage.inference.run(add, [a, b], arrays, outputs)
@@ -287,7 +288,7 @@ async def test_per_model_parameters_go_for_the_models_that_have_them(scene: Scen
     plain = served("add")
     own = dataclasses.replace(plain, batching=Batching(1, 1))
     ran = await stage.ran(plain, a=[1, 2], b=3)
-    assert ran.result[0].tolist() == [4, 5]
+    assert ran.result[1].tolist() == [4, 5]
     (outcome,) = await stage.together(stage.ran(own, a=[1, 2], b=[1, 2]))
     said(outcome, Code.INVALID_ARGUMENT, "Task size 2 is larger than maximum input batch size 1")
 
