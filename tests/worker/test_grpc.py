@@ -384,7 +384,7 @@ async def test_the_callers_deadline_is_that_of_the_run(served: Catalogue, monkey
         await doors.predict("half_plus_two", {"x": np.float32([1])}, timeout=100)
         none, some = deadlines
         assert none is None
-        assert 0 < some - asyncio.get_running_loop().time() <= 100
+        assert 0 < some - asyncio.get_running_loop().time() < 110  # gRPC rounds up on the wire
 
 
 async def test_a_worker_waits_for_requests_that_run_when_it_closes(served: Catalogue) -> None:
