@@ -15,6 +15,7 @@ import pytest
 from muster.errors import BadRequest
 from tests.worker import colours
 from tests.worker.doors import open_doors
+from tests.worker.serving_models import save_examples
 from worker.models import classifier
 from worker.models.catalogue import Catalogue
 from worker.models.finding import find
@@ -86,6 +87,14 @@ def test_a_model_that_gives_no_scores_or_leaves_doubt_has_no_image_view(
     servable = load(save(tmp_path, {"serving_default": (outputs, IMAGE)}))
     assert servable.classifier is None
     assert re.search(reason, servable.no_classifier), servable.no_classifier
+
+
+def test_records_and_tables_of_texts_are_not_taken_for_images(tmp_path: Path) -> None:
+    save_examples(tmp_path / "examples" / "m" / "1")
+    assert load(tmp_path / "examples").no_classifier == "its signature takes tf.Example records"
+    texts = tf.TensorSpec([None, 2], tf.string, name="texts")
+    save(tmp_path / "texts", {"serving_default": (lambda texts: {"scores": tf.ones(tf.shape(texts))}, texts)})
+    assert "its input is string of shape (?, 2)" in load(tmp_path / "texts").no_classifier
 
 
 def test_of_several_outputs_the_row_of_scores_is_taken(tmp_path: Path) -> None:

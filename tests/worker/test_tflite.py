@@ -114,6 +114,28 @@ def test_strings_go_in_and_out(tmp_path: Path) -> None:
     assert found.tolist() == [b"a\0\xff\0"]
 
 
+def test_a_text_without_dimensions_is_a_text_as_well(tmp_path: Path) -> None:
+    content = lite_models.convert(lambda text: text, tf.TensorSpec([None], tf.string, name="text"))
+    servable = load(tmp_path, content)
+    for array in (np.array(b"alone", object), np.array([[b"a", b"b"], [b"c", b"d"]], object)):
+        (found,) = predict(servable, array)
+        assert found.reshape(-1).tolist() == array.reshape(-1).tolist()
+
+
+def test_an_input_that_a_signature_does_not_have_keeps_nothing_of_an_earlier_call(tmp_path: Path) -> None:
+    content = lite_models.convert(lambda x, y: x + 10 * y, VECTOR, tf.TensorSpec([None, 4], tf.float32, name="y"))
+    inputs, (total,) = lite_models.tensor_names(content)
+    x, y = sorted(inputs)
+    named = {
+        "both": definition_of({"x": float32(x), "y": float32(y)}, {"sum": float32(total)}, PREDICT),
+        "one": definition_of({"x": float32(x)}, {"sum": float32(total)}, PREDICT),
+    }
+    servable = load(tmp_path, lite_models.with_signatures(content, named))
+    ones = np.ones((1, 4), np.float32)
+    assert predict(servable, ones, ones, key="both")[0].tolist() == [[11.0] * 4]
+    assert predict(servable, ones, key="one")[0].tolist() == [[1.0] * 4]
+
+
 @pytest.mark.parametrize(
     ("array", "sentence"),
     [

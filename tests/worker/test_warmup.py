@@ -244,6 +244,20 @@ def test_a_model_that_takes_no_zeros_is_served_all_the_same(tmp_path: Path, fed:
     assert run(np.array([4], np.int32))[0].tolist() == [3]
 
 
+def test_functions_that_nobody_asked_for_lately_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "KEPT", 2)
+    servable = load(save_add(tmp_path / "m" / "1"))
+    signature = servable.signatures["serving_default"]
+    a, b = signature.inputs["a"], signature.inputs["b"]
+    both = servable.function([a, b], [signature.outputs["sum"]])
+    assert servable.function([a, b], [signature.outputs["sum"]]) is both
+    servable.function([a, b], [signature.outputs["difference"]])
+    servable.function([a], [a])
+    assert servable.function([a, b], [signature.outputs["sum"]]) is not both
+    five, three = np.array(5, np.int32), np.array(3, np.int32)
+    assert both(five, three)[0] == 8
+
+
 def test_the_order_of_names_in_a_request_makes_no_difference(tmp_path: Path) -> None:
     servable = load(save_add(tmp_path / "m" / "1"))
     inputs = servable.signatures["serving_default"].inputs

@@ -70,12 +70,14 @@ class Interpreter:
 
     def run(self, feeds: Mapping[int, Array], fetches: Sequence[int]) -> list[Array]:
         """The tensors with the numbers `fetches` for `feeds`, values by number. Raises StatusError."""
+        # An interpreter does not understand a text without dimensions: it would read memory that is none of its own.
+        feeds = {index: np.atleast_1d(array) if array.dtype == object else array for index, array in feeds.items()}
         try:
             self._resize(feeds)
             for index, shape in self._shapes.items():
                 # What is not fed must not be left from the call before.
                 value = feeds[index] if index in feeds else np.zeros(shape, self.tensors.numpy_type(index))
-                self._interpreter.set_tensor(index, value.reshape(-1) if value.dtype == object else value)
+                self._interpreter.set_tensor(index, value)
             self._interpreter.invoke()
             return [np.asarray(self._interpreter.get_tensor(index)) for index in fetches]
         except ValueError as error:  # the wrong type or shape
