@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from math import isinf, nan
+from math import inf, isinf, nan
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -24,7 +24,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _WHITESPACE: Final = re.compile(rb"[ \n\r\t]*")
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _REST_OF_NUMBER: Final = re.compile(rb"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NUMBER_HERE: Final = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_NUMBER_HERE: Final = rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|Inf(?:inity)?)"
 _COMMA_HERE: Final = rb"[ \n\r\t]*,[ \n\r\t]*"
 _LIST_HERE: Final = rb"\[[ \n\r\t]*%b(?:%b%b){0,4096}[ \n\r\t]*\]" % (_NUMBER_HERE, _COMMA_HERE, _NUMBER_HERE)
 _RUN: Final = re.compile(
@@ -33,6 +33,9 @@ _RUN: Final = re.compile(
 )
 """Numbers, and lists of numbers, that are read together, because one at a time takes long. Not too many, because a
 match needs memory."""
+_NOT_FINITE: Final = re.compile(rb"-?(?:NaN|Inf(?:inity)?)")
+_STAND_IN: Final = {None: nan, True: inf, False: -inf}
+"""Literals that stand for these while orjson reads numbers, among which there are no literals."""
 _PLAIN_TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]*')
 _ESCAPES: Final = {34: b'"', 47: b"/", 92: b"\\", 98: b"\b", 102: b"\f", 110: b"\n", 114: b"\r", 116: b"\t"}
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{4}")
@@ -105,6 +108,22 @@ def _has_equal_keys(body: bytes, document: Json) -> bool:
     except RecursionError:
         return True  # we do not know; the reader below will
     return found
+
+
+def _stand_in(match: re.Match[bytes]) -> bytes:
+    if match[0].endswith(b"N"):
+        return b"null"
+    return b"false" if match[0].startswith(b"-") else b"true"
+
+
+def _restored(numbers: list[Json]) -> list[Json]:
+    """Numbers, and lists of numbers, with those in place that are not finite."""
+    return [
+        _restored(number) if type(number) is list
+        else _STAND_IN[number] if number is None or type(number) is bool
+        else number
+        for number in numbers
+    ]  # fmt: skip
 
 
 class Reader:
@@ -202,11 +221,13 @@ class Reader:
         match = _RUN.match(self._body, self._at) if self._runs else None
         if match is None:
             return False
+        run, odd = _NOT_FINITE.subn(_stand_in, match[0])
         try:
-            into += orjson.loads(b"[" + match[0] + b"]")
+            numbers = orjson.loads(b"[" + run + b"]")
         except orjson.JSONDecodeError:  # one is too big: it will be found
             self._runs = False
             return False
+        into += _restored(numbers) if odd else numbers
         self._at = match.end()
         return True
 

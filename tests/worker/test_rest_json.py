@@ -90,7 +90,8 @@ def test_an_empty_body_is_an_empty_document() -> None:
         (b"[Inf,-Inf,Infinity,-Infinity]", [math.inf, -math.inf, math.inf, -math.inf]),
         (b'["\xff\\u00e9\\ud83d\\ude00"]', ["\udcffé😀"]),
         (b"[[1,2.5],[3,-4]]x", [[1, 2.5], [3, -4]]),
-        (b"[1, 2, 3, 4, 5, 6, 7, 8, 9, [1, 2], [ 3 , 4 ], Inf]", [*range(1, 10), [1, 2], [3, 4], math.inf]),
+        (b"[1, 2, 3, 4, 5, 6, 7, 8, [1, 2], [ 3 , -Inf ], Inf]", [*range(1, 9), [1, 2], [3, -math.inf], math.inf]),
+        (b"[-Infinity,2,3,4,5,6,7,8,9,true,null]", [-math.inf, *range(2, 10), True, None]),
         (b"[18446744073709551615,18446744073709551616]", [2**64 - 1, 2.0**64]),
         (b"[-9223372036854775808,-9223372036854775809]!", [-(2**63), -(2.0**63)]),
         (b"[-0, 1e-400]", [0, 0.0]),
@@ -153,6 +154,13 @@ VALUES = st.recursive(
 def test_both_readers_read_what_the_standard_library_writes(value: Any) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     assert repr(read(body)) == repr(Reader(body, 10_000).read()) == repr(json.loads(body))
+
+
+@UNHURRIED
+@given(st.lists(st.floats() | st.lists(st.floats() | st.integers(0, 9), max_size=3), max_size=40))
+def test_what_is_not_finite_is_read_among_many_numbers(value: Any) -> None:
+    body = json.dumps(value).encode()
+    assert repr(read(body)) == repr(json.loads(body))
 
 
 PIECES = (
