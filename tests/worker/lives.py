@@ -30,6 +30,7 @@ class Loader:
     def __init__(self) -> None:
         self.loaded: list[tuple[str, int]] = []
         self.closed: list[tuple[str, int]] = []
+        self.waiting = 0
         self._held: dict[int, threading.Event] = {}
 
     def hold(self, version: int) -> Callable[[], None]:
@@ -40,6 +41,7 @@ class Loader:
     def __call__(self, found: Found, _computing: Callable[[], None]) -> Servable:
         held = self._held.get(found.version)
         if held is not None:
+            self.waiting += 1
             assert held.wait(PATIENCE)
         self.loaded.append((found.name, found.version))
         try:

@@ -10,8 +10,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.models.finding import Found
 from worker.models.policy import All, Latest, Specific, wanted
 from worker.models.settling import Settling
+from worker.models.source import Place, Source
 from worker.models.transition import Load, Phase, Transition, Unload, next_step
 
 VERSIONS = st.frozensets(st.integers(0, 2**63 - 1), max_size=20)
@@ -138,8 +140,9 @@ def test_a_tree_of_old_files_has_settled_at_once_even_if_it_was_moved_just_now(t
     staged = tmp_path / "staged"
     staged.mkdir()
     (staged / "model").write_bytes(b"x")
-    os.utime(staged, (1, 1))
     made = (staged / "model").stat().st_ctime
+    while staged.stat().st_ctime < made + 0.02:
+        os.utime(staged, (1, 1))
     tree = staged.rename(tmp_path / "1")
     assert Settling(0.3, Clock(), lambda: made + 0.31).settled(tree) is not None
     assert Settling(0.3, Clock(), lambda: made + 0.29).settled(tree) is None
@@ -160,3 +163,41 @@ def test_what_is_not_there_has_not_settled_and_links_in_circles_end(tmp_path: Pa
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "again").symlink_to(tmp_path / "1")
     assert settling.settled(tmp_path / "1") is not None
+
+
+class Shelf:
+    """Places with one model, in its highest version."""
+
+    def __init__(self, *versions: Path) -> None:
+        self._versions = {int(path.name): Found("m", int(path.name), path) for path in versions}
+
+    def look(self) -> dict[str, Place]:
+        return {"m": (Latest(), self._versions)}
+
+
+def test_a_young_version_holds_up_the_others_for_a_moment_and_one_that_is_being_written_does_not(
+    tmp_path: Path,
+) -> None:
+    versions = tmp_path / "1", tmp_path / "2"
+    for version in versions:
+        version.mkdir()
+    (versions[1] / "model").touch()
+    clock = Clock()
+    source = Source(Shelf(*versions), Settling(0.3, clock, lambda: newest(tmp_path)))
+
+    def seen() -> list[int] | None:
+        models = source.look(()).models
+        return [finished.found.version for finished in models["m"]] if "m" in models else None
+
+    assert seen() is None
+    clock.now += 0.2
+    (versions[1] / "model").write_text("more")
+    assert seen() is None  # now it is known to be written to, but the first one has not been looked at before
+    clock.now += 0.2
+    (versions[1] / "model").write_text("still more")
+    seen()
+    clock.now += 0.2
+    (versions[1] / "model").write_text("and more")
+    assert seen() == [1]
+    clock.now += 0.31
+    assert seen() == [2]
