@@ -14,9 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from worker.json_dialect import Doubled, Reader, parse
+from worker.json_dialect import parse
 from worker.json_numbers import FEW, decimal, decimals, integers
 from worker.json_quote import quoted
+from worker.json_reader import Doubled, Reader
 from worker.status import StatusError
 
 DEEP = 500_000
