@@ -15,7 +15,7 @@ PACKAGES := muster discovery proxy worker
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint types pytest test-compose bench-proxy bench-overload lock clean
+.PHONY: help install up test lint types pytest test-compose bench-proxy bench-overload bench-replace lock clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -45,6 +45,9 @@ bench-proxy: $(DEV)  ## Measure the proxy beside nginx and HAProxy
 
 bench-overload: $(DEV)  ## Measure what a worker still does when three times too much is asked of it
 	$(BIN)/python -m bench.overload
+
+bench-replace: $(DEV)  ## Measure what requests notice while a version of their model is replaced
+	$(BIN)/python -m bench.replace
 
 lock: $(DEV)  ## Choose the newest versions that pyproject.toml allows, for all platforms
 	@( echo '# Exact versions of all that is installed, for Python 3.11 and later on Linux and macOS. Made by `make lock`.'; \
