@@ -93,7 +93,9 @@ class WorkerSettings(ServingSettings):
     runners: int = setting(os.cpu_count() or 1, "model calls at the same time, one core each", parse=_at_least_one)
     max_batch: int = setting(16, "most images in one model call", parse=_at_least_one)
     batch_wait: float = setting(0.0, "longest an image waits for company while a runner is free", unit="seconds")
-    queue: int = setting(256, "most requests (images) for one version of a model at once; more are refused", parse=_at_least_one)
+    queue: int = setting(
+        256, "most requests, or images, for a version of a model; more are refused", parse=_at_least_one
+    )
 
     # The default outlasts the time for which the proxy calls a worker's address good.
     drain_delay: float = setting(1.5, "serve on for so long after leaving the registry", unit="seconds")

@@ -182,6 +182,14 @@ async def test_calls_are_padded_to_the_allowed_sizes(scene: Scenes, served: Serv
     assert (second.result[0].tolist(), first.batch, first.padding) == ([2.0], 6, 2)
 
 
+async def test_a_request_without_rows_is_answered_without_rows(scene: Scenes, served: Served) -> None:
+    stage = scene("max_batch_size { value: 8 } allowed_batch_sizes: 8")
+    ran = await stage.ran(served("doubles"), x=[])
+    assert (ran.result[0].tolist(), ran.batch) == ([], 0)
+    none, some = await stage.together(stage.ran(served("doubles"), x=[]), stage.ran(served("doubles"), x=[1.0]))
+    assert (none.result[0].tolist(), some.result[0].tolist()) == ([], [1.0])
+
+
 async def test_a_request_that_is_too_large_is_told_so(scene: Scenes, served: Served) -> None:
     stage = scene("max_batch_size { value: 2 }")
     (outcome,) = await stage.together(stage.ran(served("doubles"), x=[1.0, 2.0, 3.0]))
@@ -332,9 +340,29 @@ async def test_clients_who_ask_for_ever_other_outputs_leave_no_queues_behind(sce
     servable = dataclasses.replace(
         stage.gate.servable, function=lambda _, outputs: asked.append(outputs[0].name) or (lambda array: [array])
     )
-    for number in [*range(3 * KEPT), 3 * KEPT - 1, 0]:
-        await stage.inference.run(servable, [IMAGE], [np.zeros(1)], [Tensor(f"y{number}", "float32", None)])
-    assert asked == [f"y{number}" for number in [*range(3 * KEPT), 0]]
+    for number in [*range(3 * KEPT), 0]:
+        for name in (f"y{number}", "usual"):
+            await stage.inference.run(servable, [IMAGE], [np.zeros(1)], [Tensor(name, "float32", None)])
+    assert asked == ["y0", "usual", *(f"y{number}" for number in [*range(1, 3 * KEPT), 0])]
+
+
+async def test_a_model_with_many_queues_gets_no_more_turns_than_one_with_one(scene: Scenes) -> None:
+    stage, order = scene(), []
+
+    def noting(name: str) -> Servable:
+        def call(array: Array) -> list[Array]:
+            order.append(name)
+            return [array]
+
+        return dataclasses.replace(stage.gate.servable, name=name, function=lambda _, outputs: call)
+
+    many, one = noting("many"), noting("one")
+    requests = [(many, f"y{number}") for number in range(4)] + [(one, "y"), (one, "y")]
+    await stage.together(*(
+        stage.inference.run(servable, [IMAGE], [np.zeros(1)], [Tensor(output, "float32", None)])
+        for servable, output in requests
+    ))  # fmt: skip
+    assert order == ["many", "one", "many", "one", "many", "many"]
 
 
 async def test_a_full_queue_is_503_with_its_length_and_a_time_to_come_again(tmp_path: Path) -> None:
