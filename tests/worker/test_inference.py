@@ -291,6 +291,15 @@ async def test_a_model_with_too_much_to_do_refuses_and_another_one_does_not(scen
     assert stage.inference.inside == 0
 
 
+async def test_the_batching_parameters_say_how_many_calls_run_at_a_time(scene: Scenes, served: Served) -> None:
+    stage = scene("num_batch_threads { value: 1 }", runners=3)
+    async with stage.busy():
+        task = asyncio.create_task(stage.ran(served("doubles"), x=[1.0]))
+        await asyncio.sleep(0)
+        assert stage.inference.waiting(served("doubles")) == 1
+    assert (await task).result[0].tolist() == [1.0]
+
+
 async def test_per_model_parameters_go_for_the_models_that_have_them(scene: Scenes, served: Served) -> None:
     stage = scene("num_batch_threads { value: 1 }", enable_per_model_batching_parameters=True, runners=3)
     plain = served("add")
