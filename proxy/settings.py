@@ -7,6 +7,30 @@ from dataclasses import dataclass
 from muster.settings import log_level, port, setting, size
 from muster.wire import PROXY_GRPC_PORT, PROXY_PORT, SERVICE
 
+MAX_PROCESSES = 128
+
+
+def access_log(text: str) -> str:
+    """`text`, `json` or `off`, in any case. ValueError otherwise."""
+    if text.lower() not in ("text", "json", "off"):
+        raise ValueError(f"{text!r} is not text, json or off")
+    return text.lower()
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up. ValueError if it is not one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def processes(text: str) -> int:
+    """A number of processes. ValueError if it makes no sense."""
+    number = positive(text)
+    if number > MAX_PROCESSES:
+        raise ValueError(f"{text!r} is more than {MAX_PROCESSES} processes")
+    return number
+
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
@@ -16,6 +40,8 @@ class ProxySettings:
     grpc: bool = setting(True, "pass on gRPC, too")
     grpc_port: int = setting(PROXY_GRPC_PORT, "port for gRPC; 0 takes a free one", parse=port)
     port: int = setting(PROXY_PORT, "port to listen on", parse=port)
+    processes: int = setting(1, "proxy processes that share the ports; more than one for more than one core",
+                             parse=processes)  # fmt: skip
     registry: str = setting("consul", "where workers are listed: consul[://HOST:PORT], embedded[://HOST:PORT] or "
                                       "static://HOST:PORT,HOST:PORT")  # fmt: skip
     service: str = setting(SERVICE, "name of the service in Consul")
@@ -28,6 +54,9 @@ class ProxySettings:
                                parse=size)  # fmt: skip
     replay_total: int = setting(256 * 2**20, "memory for all bodies that are kept to be sent again", unit="bytes",
                                 parse=size)  # fmt: skip
+    max_connections: int = setting(16384, "clients' connections in all; one more makes idle ones close, or is refused",
+                                   parse=positive)  # fmt: skip
+    max_connections_per_peer: int = setting(8192, "connections of one client's address", parse=positive)
     connect_timeout: float = setting(1.0, "how long a worker may take to accept a connection", unit="seconds")
     response_timeout: float = setting(60.0, "how long a worker may stay silent while it owes an answer", unit="seconds")
     header_timeout: float = setting(15.0, "how long a client may take to send a request's head", unit="seconds")
@@ -42,4 +71,6 @@ class ProxySettings:
     rest_longest: float = setting(30.0, "longest time that a worker is left alone", unit="seconds")
     drain_timeout: float = setting(30.0, "how long requests under way may take to finish when the proxy stops",
                                    unit="seconds")  # fmt: skip
+    access_log: str = setting("text", "a line on standard output for each request: text, json or off",
+                              parse=access_log)  # fmt: skip
     log_level: str = setting("info", "debug, info, warning or error", parse=log_level)
