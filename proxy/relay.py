@@ -37,6 +37,7 @@ class Relay:
             await asyncio.sleep(1)
             now = loop.time()
             self._commons.pool.sweep()
+            self._commons.roster.turn()
             for connection in list(self._connections):
                 connection.check(now)
 

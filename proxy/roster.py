@@ -1,26 +1,36 @@
 """What the proxy believes about the workers: who is listed, who has what, who rests after a failure, who is next.
 
-Discovery calls `apply`; the relay `lease`s a seat for one attempt at one worker and `release`s it with the outcome.
-No method waits, so every change is whole before anyone else can look. A worker that failed *rests*: it is not chosen
-for a while, and longer each time it fails again, unless nobody else is left.
+Discovery calls `apply`; the relay `lease`s a seat for one attempt at one worker and `release`s it with the outcome, or
+`wait`s for one while all that fit are full; whoever probes workers tells with `eject` and `restore` what it found.
+No method blocks, so every change is whole before anyone else can look.
+
+A worker that failed *rests* (`health`): it is not chosen for a while, and longer each time it fails again, unless
+nobody else is left. Of those that are there and answer badly only a part rests; the others stay, with the least share.
 
 A request says what it wants (`wants.Want`: a model, a version, gRPC), and gets a worker that has it. Each want has a
 *round* of its own, so every model's requests are spread evenly; it is made when somebody first wants it after a change,
 in the order of who waited longest for whatever it was, so that a hundred rarely asked models do not all begin with the
-same worker. From then on a pick is one step. Knows no sockets; the clock is passed in.
+same worker. From then on a pick is one step (`balancing`). Knows no sockets; the clock is passed in.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from random import random
+from typing import Any
 
-from muster.errors import ClusterError, NoWorkers
+from muster.errors import ClusterError, NoWorkers, Overloaded
 from muster.values import Snapshot, Worker
-from proxy.balancing import round_robin
+from proxy.balancing import Strategy
+from proxy.health import Health, Outcome, Policy, Rest, shares_by_latency
 from proxy.offers import Offers
+from proxy.seats import Limits, Seat
+from proxy.waiting import Line, Scheduler, Ticket
 from proxy.wants import ANY, Want
+
+__all__ = ["MISSED", "Busy", "Outcome", "Policy", "Rest", "Roster", "Seat"]
 
 log = logging.getLogger(__name__)
 
@@ -29,82 +39,62 @@ Clock = Callable[[], float]
 MISSED = 30.0
 """Seconds for which a model is missing when its last worker has left, before it is unknown: one that is started again
 takes a while, and "try again" (503) is a better answer meanwhile than "there is no such model" (404)."""
+QUIET = 0.5
+"""Seconds for which a worker may owe answers and give none before it is asked whether it is well."""
+DECLINES = 8
+"""So many that decline in a row, and the shares are worked out without waiting for the next turn."""
 
 
-class Seat:
-    """One worker, and what we have seen of it. It is kept for as long as the worker stays listed."""
-
-    __slots__ = ("failures", "in_flight", "last_pick", "listed", "picks", "rest_until", "worker")
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.listed = True
-        self.in_flight = 0
-        self.picks = 0
-        self.last_pick = 0
-        self.failures = 0  # in a row
-        self.rest_until = 0.0
-
-    @property
-    def weight(self) -> int:
-        """Its share of the traffic."""
-        return self.worker.weight
-
-    def __repr__(self) -> str:
-        return f"<Seat {self.worker.id}: {self.in_flight} in flight, {self.failures} failures>"
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """How long a worker rests after its n-th failure in a row: `first` seconds, doubled each time, up to `longest`."""
-
-    first: float = 1.0
-    longest: float = 30.0
-
-    def after(self, failures: int) -> float:
-        """Seconds of rest after `failures` failures in a row."""
-        return min(self.first * 2.0 ** min(failures - 1, 30), self.longest)
+class Busy(Overloaded):
+    """Every worker that could take the request is full. To wait may help."""
 
 
 class _Round:
-    """Those that come into question for a want, and the cycle of those of them that are fit."""
+    """Those that come into question for a want, and whose turn it is among those of them that are fit."""
 
-    __slots__ = ("_cycle", "_next", "seats")
+    __slots__ = ("order", "seats")
 
-    def __init__(self, seats: Sequence[Seat], cycle: Sequence[Seat]) -> None:
+    def __init__(self, seats: Sequence[Seat], order: Strategy[Seat]) -> None:
         self.seats = seats
-        self._cycle = cycle
-        self._next = 0
-
-    def step(self, tried: Collection[Seat]) -> Seat | None:
-        """The next that is none of `tried`, None if there is none."""
-        for _ in self._cycle:
-            seat = self._cycle[self._next]
-            self._next += 1
-            if self._next == len(self._cycle):
-                self._next = 0
-            if not tried or seat not in tried:
-                return seat
-        return None
-
-    @property
-    def upcoming(self) -> Sequence[Seat]:
-        """The cycle from where it stands."""
-        return (*self._cycle[self._next :], *self._cycle[: self._next])
+        self.order = order
 
 
 class Roster:
     """All seats, and the rounds of those that are fit."""
 
-    def __init__(self, clock: Clock, rest: Rest | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        policy: Policy | None = None,
+        *,
+        strategy: type[Strategy[Any]] = Strategy,
+        limits: Limits | None = None,
+        chance: Callable[[], float] = random,
+    ) -> None:
         self._clock = clock
-        self._rest = rest or Rest()
+        self._policy = policy or Policy()
+        self._strategy = strategy
+        self._limits = limits or Limits()
+        self._chance = chance
         self._seats: dict[str, Seat] = {}
         self._missing: dict[str, float] = {}  # models without a worker, until when they are missed
         self._offers = Offers[Seat]()
         self._rounds: dict[Want, _Round] = {}
         self._next_change = float("inf")  # when the first resting seat may be chosen again, or a model is forgotten
+        self._turned = clock()
         self._picks = 0
+        self.line: Line[Seat] | None = None
+        """Those who wait for a seat; None if nobody may."""
+        self.ejections: Counter[str] = Counter()
+        """Rests that began, by reason."""
+        self.on_eject: list[Callable[[Seat], None]] = []
+        """Whom to tell of a worker that is found to be dead or to hang while requests are under way there."""
+
+    def may_wait(self, scheduler: Scheduler, limit: int, patience: float) -> None:
+        """From now on, up to `limit` requests may wait for a seat, `patience` seconds each."""
+        self.line = Line(scheduler, limit, patience, lambda seat: self.release(seat, Outcome.CANCELLED))
+
+    # What can be seen
 
     @property
     def seats(self) -> Collection[Seat]:
@@ -118,18 +108,35 @@ class Roster:
 
     def others(self, seat: Seat, want: Want = ANY) -> list[Seat]:
         """The other workers that are fit and have what is wanted, in the order in which they would be taken."""
-        return [other for other in dict.fromkeys(self._round(want).upcoming) if other is not seat]
+        return [other for other in dict.fromkeys(self._round(want).order.upcoming) if other is not seat]
 
     def resting(self, seat: Seat) -> bool:
-        """Is it left alone for now?"""
+        """Is it left alone for now, as far as that is possible?"""
         return seat.rest_until > self._clock()
 
+    def rest_left(self, seat: Seat) -> float:
+        """Seconds until it may be chosen again as others are, 0 for one that does not rest."""
+        return max(0.0, seat.rest_until - self._clock())
+
     def spare(self, tried: Collection[Seat], want: Want = ANY) -> bool:
-        """Is a fit worker left that has what is wanted and is none of `tried`? False where `lease` would raise."""
+        """Is a fit worker with room left that has what is wanted and is none of `tried`? Then `lease` gives it."""
         try:
-            return any(seat not in tried for seat in self._round(want).upcoming)
+            fit = self._round(want).order.seats
         except ClusterError:
             return False
+        return any(seat.in_flight < seat.limit and seat not in tried for seat in fit)
+
+    def suspects(self) -> list[Seat]:
+        """Who should be asked whether it is well: who rests because it seems to be dead, and who owes answers and has
+        given none for a while. To be called a few times a second."""
+        now = self._clock()
+        return [
+            seat
+            for seat in self._seats.values()
+            if seat.quiet(now, QUIET) or (seat.rest_until > now and not seat.health.reachable)
+        ]
+
+    # What discovery says
 
     def apply(self, snapshot: Snapshot) -> list[Worker]:
         """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the workers that left.
@@ -137,15 +144,19 @@ class Roster:
         Who is listed with another address has left, and somebody else has come who goes by the same id.
         """
         old = self._seats
+        before = [seat.worker for seat in old.values()]
         self._seats = {}
         for worker in snapshot.workers:
             seat = old.get(worker.id)
             if seat is not None and seat.worker.address == worker.address:
                 del old[worker.id]
                 seat.worker = worker
+                seat.limit = self._limits.of(worker)
             else:
-                seat = Seat(worker)
+                seat = Seat(worker, self._limits.of(worker))
             self._seats[worker.id] = seat
+        if before == [seat.worker for seat in self._seats.values()]:
+            return []  # nothing is new, and the rounds go on as they are
         for seat in old.values():
             seat.listed = False
             self._missing |= dict.fromkeys(seat.worker.models or (), self._clock() + MISSED)
@@ -157,21 +168,34 @@ class Roster:
         log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
         return [seat.worker for seat in old.values()]
 
-    def lease(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
-        """Take the next worker that has what is wanted, none of `tried`, for one attempt; a `release` is owed.
+    # Whose turn it is
 
-        Raises NoWorkers if none is left, and what `Offers.plain` raises. With `want.grpc` its worker has a `grpc_port`.
+    def lease(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
+        """Take the next worker that has what is wanted and has room, none of `tried`, for one attempt; a `release` is
+        owed.
+
+        Raises Busy if those that are left are full, NoWorkers if none is left, and what `Offers.plain` raises. With
+        `want.grpc` its worker has a `grpc_port`.
         """
-        seat = self.next(tried, want)
+        if self._clock() >= self._next_change:
+            self._arrange()
+        round_ = self._rounds.get(want) or self._round(want)
+        seat = round_.order.step(tried) or self._last_resort(round_, tried)
+        self._picks += 1
+        seat.last_pick = self._picks
+        seat.picks += 1
         seat.in_flight += 1
         return seat
 
     def next(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
-        """As `lease`, for somebody who talks to the worker without us."""
+        """As `lease`, for somebody who talks to the worker without us. It may be full: we cannot know for how long."""
         if self._clock() >= self._next_change:
             self._arrange()
         round_ = self._rounds.get(want) or self._round(want)
-        seat = round_.step(tried) or self._last_resort(round_.seats, tried)
+        seat = round_.order.step(tried)
+        if seat is None:
+            fit = [seat for seat in round_.order.seats if seat not in tried]
+            seat = min(fit, key=lambda seat: seat.last_pick) if fit else self._last_resort(round_, tried, full=True)
         self._picks += 1
         seat.last_pick = self._picks
         seat.picks += 1
@@ -183,46 +207,193 @@ class Roster:
         round_ = self._rounds.get(plain)
         if round_ is None:
             seats = self._offers.seats(plain)
-            now = self._clock()
-            round_ = _Round(seats, round_robin([seat for seat in seats if seat.rest_until <= now]))
+            round_ = _Round(seats, self._strategy(self._fit(seats)))
             self._rounds[plain] = round_
         if want.unnamed and want.version is None:
             self._rounds[want] = round_  # what most requests want is found at once
         return round_
 
-    def _last_resort(self, seats: Sequence[Seat], tried: Collection[Seat]) -> Seat:
-        """A resting worker is better than none: it may have come back before its time."""
-        for seat in sorted(seats, key=lambda seat: seat.rest_until):
-            if seat not in tried:
-                return seat
-        raise NoWorkers("no worker is available; they may be starting")
+    def _fit(self, seats: Sequence[Seat]) -> list[Seat]:
+        """Those of them that take part: all that do not rest, and of those that rest for their answers as many as have
+        to, so that not too many are missing. Whose rest began last stays."""
+        now = self._clock()
+        resting = [seat for seat in seats if seat.rest_until > now]
+        if not resting:
+            return list(seats)
+        poor = sorted((seat for seat in resting if seat.health.reachable), key=lambda seat: seat.health.rested)
+        allowed = max(0, int(self._policy.max_ejected * len(seats)) - (len(resting) - len(poor)))
+        absent = {*resting} - {*poor[allowed:]}
+        return [seat for seat in seats if seat not in absent]
 
-    def release(self, seat: Seat, *, failed: bool | None) -> None:
-        """End an attempt. `failed` is None when its outcome says nothing about the worker, as when the client left."""
-        seat.in_flight -= 1
-        if failed is None:
+    def _last_resort(self, round_: _Round, tried: Collection[Seat], *, full: bool = False) -> Seat:
+        """A resting worker is better than none: it may have come back before its time. One that is fit and full is
+        better than a resting one: it will have room in a moment. `full`: room does not matter."""
+        left = [seat for seat in round_.seats if seat not in tried]
+        if not left:
+            raise NoWorkers("no worker is available; they may be starting")
+        resting = [seat for seat in left if full or seat.in_flight < seat.limit]
+        if not resting or any(seat in round_.order.seats for seat in left):
+            raise Busy("every worker that could take the request is busy; try again later")
+        return min(resting, key=lambda seat: (not seat.health.reachable, seat.rest_until))
+
+    # Who waits
+
+    def wait(
+        self, want: Want, tried: Collection[Seat], callback: Callable[[Seat | ClusterError], None]
+    ) -> Ticket[Seat]:
+        """Wait after `lease` raised Busy. `callback` gets a leased seat, or the error for the client; never at once.
+
+        Raises Overloaded if too many wait already, or so many that it would be in vain.
+        """
+        if self.line is None:
+            raise Overloaded("every worker that could take the request is busy; try again later")
+        plain = self._offers.plain(want)
+        seats = self._round(plain).seats
+        paces = [seat.limit / seat.latency for seat in seats if seat.latency]
+        return self.line.join(plain, tried, callback, sum(paces) if len(paces) == len(seats) else 0.0)
+
+    def _hand_over(self, seat: Seat) -> None:
+        """There is room here: it belongs to who has waited longest of those who can use it."""
+        assert self.line is not None  # noqa: S101
+        if self.resting(seat):
+            self._seat_all()
             return
-        if failed:
-            if seat.rest_until > self._clock():
-                return  # one failure can end many requests at once; that makes it no worse
-            seat.failures += 1
-            pause = self._rest.after(seat.failures)
-            seat.rest_until = self._clock() + pause
-            log.warning("worker %s rests for %.3g s after %d failures in a row", seat.worker.id, pause, seat.failures)
+        if not seat.listed:
+            return
+        for ticket in self.line:
+            if seat.in_flight >= seat.limit:
+                return
+            round_ = self._rounds.get(ticket.want)
+            if round_ is None:
+                self._seat_all()
+                return
+            if seat in round_.order.seats and seat not in ticket.tried:
+                self._picks += 1
+                seat.last_pick = self._picks
+                seat.picks += 1
+                seat.in_flight += 1
+                self.line.seat(ticket, seat)
+
+    def _seat_all(self) -> None:
+        """Let everybody who waits try again, in order: somebody may have come, or the last one gone."""
+        assert self.line is not None  # noqa: S101
+        for ticket in self.line:
+            try:
+                seat = self.lease(ticket.tried, ticket.want)
+            except Busy:
+                continue
+            except ClusterError as error:
+                self.line.dismiss(ticket, error)
+            else:
+                self.line.seat(ticket, seat)
+
+    # What was seen of a worker
+
+    def release(
+        self, seat: Seat, outcome: Outcome | None = None, seconds: float | None = None, *, failed: bool | None = None
+    ) -> None:
+        """End an attempt. `seconds`: how long the worker had had the request when its answer began, or it failed.
+
+        By that it is known what was seen of the worker before a rest began, and how fast it is.
+        """
+        if outcome is None:
+            outcome = {None: Outcome.CANCELLED, True: Outcome.BROKE, False: Outcome.ANSWERED}[failed]
+        seat.in_flight -= 1
+        health = seat.health
+        health.ended += 1
+        if outcome is Outcome.ANSWERED:
+            health.answered(seconds)
+            if not health.clear and health.vindicated(seconds, self._clock()):
+                self._is_back(seat)
+        elif outcome is not Outcome.CANCELLED:
+            self._judge(seat, outcome, seconds)
+        if self.line is not None and len(self.line):
+            self._hand_over(seat)
+
+    def _judge(self, seat: Seat, outcome: Outcome, seconds: float | None) -> None:
+        now, health = self._clock(), seat.health
+        if outcome.unreachable:
+            if health.failed(seconds, now):
+                self._rest(seat, outcome.name.lower(), reachable=False)
+        elif outcome is Outcome.ANSWERED_5XX:
+            reason = health.erred(self._policy, now)
+            if reason is not None:
+                self._rest(seat, reason, reachable=True)
+        elif health.declined() % DECLINES == 0:
+            self._weigh(now)
+
+    def eject(self, seat: Seat, reason: str) -> None:
+        """It was asked how it is and did not answer well: it rests. One that rests already rests on from now."""
+        self._rest(seat, reason, reachable=False)
+        for tell in self.on_eject:
+            tell(seat)
+
+    def restore(self, seat: Seat) -> None:
+        """It was asked how it is and is well. That ends a rest that began because it seemed to be dead, no other."""
+        now = self._clock()
+        seat.heard(now)
+        if seat.rest_until > now and not seat.health.reachable:
+            seat.health.come_back(now)
+            self._is_back(seat)
+
+    def _rest(self, seat: Seat, reason: str, *, reachable: bool) -> None:
+        now = self._clock()
+        rested = seat.rest_until > now
+        pause = seat.health.rest(reason, self._policy, now, reachable=reachable, chance=self._chance())
+        if rested:
+            return
+        self.ejections[reason] += 1
+        log.warning("worker %s rests for %.3g s: %s", seat.worker.id, pause, reason)
+        self._arrange()
+
+    def _is_back(self, seat: Seat) -> None:
+        log.info("worker %s is back", seat.worker.id)
+        self._arrange()
+
+    # Time
+
+    def turn(self) -> None:
+        """To be called once a second: what was counted since becomes a part of the window, and everybody's share is
+        worked out anew."""
+        now = self._clock()
+        seconds = max(1, round(now - self._turned))
+        self._turned = now
+        peers: dict[object, list[Health]] = {}
+        for seat in self._seats.values():
+            seat.health.turn(seconds)
+            peers.setdefault((seat.worker.models, seat.worker.versions), []).append(seat.health)
+        for group in peers.values():  # who serves other models may well take longer
+            shares = shares_by_latency([health.latency for health in group], self._policy.slow)
+            for health, share in zip(group, shares, strict=True):
+                health.slowness = share
+        self._weigh(now)
+        if now >= self._next_change:
             self._arrange()
-        elif seat.failures:
-            seat.failures = 0
-            seat.rest_until = 0.0
-            log.info("worker %s is back", seat.worker.id)
+
+    def _weigh(self, now: float) -> None:
+        """Give everybody the share that it deserves; only if one's is another than before, the rounds begin anew."""
+        changed = False
+        for seat in self._seats.values():
+            share = seat.health.share(self._policy, now)
+            changed = changed or share != seat.share
+            seat.share = share
+        if changed:
             self._arrange()
 
     def _arrange(self) -> None:
-        """Somebody came, went, rests or is back: the rounds begin anew, with who waited longest."""
+        """Somebody came, went, rests, is back or deserves another share: the rounds begin anew.
+
+        Who waited longest goes first. Those who wait for a seat may find one now.
+        """
         now = self._clock()
         if forgotten := [model for model, until in self._missing.items() if until <= now]:
             for model in forgotten:
                 del self._missing[model]
             self._offers = Offers(self._seats.values(), self._missing)
+        for seat in self._seats.values():
+            seat.share = seat.health.share(self._policy, now)
         due = [*self._missing.values(), *(seat.rest_until for seat in self._seats.values() if seat.rest_until > now)]
         self._next_change = min(due, default=float("inf"))
         self._rounds.clear()
+        if self.line is not None and len(self.line):
+            self._seat_all()

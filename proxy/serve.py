@@ -15,17 +15,20 @@ from discovery.addresses import open_registry
 from discovery.probe import probing
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
+from proxy.balancing import STRATEGIES
 from proxy.commons import Commons
 from proxy.doubt import Doubt
 from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
+from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
 from proxy.pool import Pool
 from proxy.relay import Relay
 from proxy.replay import Budget
 from proxy.rewrite import RequestIds
-from proxy.roster import Rest, Roster
+from proxy.roster import Roster
+from proxy.seats import Limits
 from proxy.settings import ProxySettings
 from proxy.stats import Stats
 
@@ -40,7 +43,7 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
-        roster = Roster(loop.time, Rest(settings.rest, settings.rest_longest))
+        roster = _roster(settings, loop)
         api = HttpApi(registry, PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
         largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
         runner = web.AppRunner(
@@ -82,6 +85,20 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
                 await calls.start()
                 log.info("listening for gRPC on port %d", calls.port)
         await stop.wait()
+
+
+def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:
+    policy = Policy(
+        Rest(settings.rest, settings.rest_longest, jitter=0.2),
+        errors=settings.max_errors,
+        rate=settings.max_error_rate,
+        max_ejected=settings.max_ejected,
+        slow_start=settings.slow_start,
+    )
+    limits = Limits(settings.max_in_flight)
+    roster = Roster(loop.time, policy, strategy=STRATEGIES[settings.strategy], limits=limits)
+    roster.may_wait(loop, settings.queue, settings.queue_timeout)
+    return roster
 
 
 async def _follow(registry: Registry, doubt: Doubt, first: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from muster.settings import log_level, port, setting, size
 from muster.wire import PROXY_GRPC_PORT, PROXY_PORT, SERVICE
+from proxy.balancing import STRATEGIES, strategy
 
 MAX_PROCESSES = 128
 
@@ -30,6 +31,14 @@ def processes(text: str) -> int:
     if number > MAX_PROCESSES:
         raise ValueError(f"{text!r} is more than {MAX_PROCESSES} processes")
     return number
+
+
+def part(text: str) -> float:
+    """A number from 0 to 1. ValueError if it is not one."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,17 @@ class ProxySettings:
     rest: float = setting(1.0, "how long a worker is left alone after a failure; doubled with each in a row",
                           unit="seconds")  # fmt: skip
     rest_longest: float = setting(30.0, "longest time that a worker is left alone", unit="seconds")
+    max_ejected: float = setting(0.5, "part of the workers, 0 to 1, that may be left alone because of their answers; "
+                                      "those that cannot be reached are left alone in any case",
+                                 parse=part)  # fmt: skip
+    max_errors: int = setting(5, "5xx answers in a row after which a worker is left alone")
+    max_error_rate: float = setting(0.5, "part of a worker's answers within 10 seconds, 0 to 1, that may be 5xx before "
+                                         "it is left alone", parse=part)  # fmt: skip
+    slow_start: float = setting(10.0, "how long the share of a worker that comes back grows", unit="seconds")
+    strategy: str = setting("round-robin", f"which worker is next: {', '.join(STRATEGIES)}", parse=strategy)
+    max_in_flight: int = setting(1024, "requests under way at a worker that does not say how many it takes")
+    queue: int = setting(128, "requests that may wait while every worker is full")
+    queue_timeout: float = setting(2.0, "how long a request may wait while every worker is full", unit="seconds")
     drain_timeout: float = setting(30.0, "how long requests under way may take to finish when the proxy stops",
                                    unit="seconds")  # fmt: skip
     access_log: str = setting("text", "a line on standard output for each request: text, json or off",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from muster.errors import BadRequest, ClusterError, NoWorkers, UnknownModel
 from muster.values import Snapshot, Worker
-from proxy.roster import MISSED, Rest, Roster
+from proxy.roster import MISSED, Policy, Rest, Roster
 from proxy.wants import ANY, Want
 from tests.proxy.test_roster import Clock
 
@@ -30,7 +30,7 @@ def listed(has: Mapping[str, Models], grpc: str = "") -> Snapshot:
 
 
 def roster_of(has: Mapping[str, Models], clock: Clock | None = None, grpc: str = "") -> Roster:
-    roster = Roster(clock or Clock(), Rest(first=1.0, longest=8.0))
+    roster = Roster(clock or Clock(), Policy(Rest(first=1.0, longest=8.0), slow_start=0.0))
     roster.apply(listed(has, grpc))
     return roster
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from muster.errors import NoWorkers
 from muster.values import Snapshot, Worker
 from proxy.balancing import MAX_CYCLE, round_robin
-from proxy.roster import Rest, Roster
+from proxy.roster import Policy, Rest, Roster
 
 
 class Clock:
@@ -27,7 +27,7 @@ def workers(names: str, **weights: int) -> tuple[Worker, ...]:
 
 
 def roster_of(names: str, clock: Clock | None = None, **weights: int) -> Roster:
-    roster = Roster(clock or Clock(), Rest(first=1.0, longest=8.0))
+    roster = Roster(clock or Clock(), Policy(Rest(first=1.0, longest=8.0), slow_start=0.0))
     roster.apply(Snapshot(1, workers(names, **weights)))
     return roster
 
@@ -76,6 +76,10 @@ def test_weights_five_one_one_are_exact_in_every_seven() -> None:
 class Seatlike:
     weight: int
     last_pick: int = 0
+    share: float = 1.0
+    in_flight: int = 0
+    limit: int = 1
+    latency: float = 0.0
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12))

@@ -1,0 +1,256 @@
+"""What the requests that went to a worker say about it: is it fit, and how much does it deserve? Pure, without a clock.
+
+    refused, broke, garbage, silent   it rests at once: a worker that is gone shows it so
+    5xx answers                       it rests after some in a row, or when too many of its answers in the window are
+    declined (503 with Retry-After)   it is alive and says how it is: it gets less, in proportion
+    slower than its peers             it gets less, in proportion
+
+A rest is longer each time, and shorter again after calm; who comes back from one gets its share little by little.
+On the hot path a success is two additions: whatever needs arithmetic is done by `turn`, once a second, or on a failure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from statistics import median
+
+WINDOW = 10
+"""Seconds in the sliding window; a bucket is one."""
+RECENT = 3
+"""Buckets from which the share of one that declines is worked out: it has to be current."""
+CALM = 10.0
+"""Seconds without a rest that make up for one."""
+SLOW_BY = 0.002
+"""Seconds by which a slow worker is slower at least: below, it is noise."""
+LEAST_SHARE = 0.05
+"""No fit worker gets less of its weight: how else would it be seen that it is well again?"""
+_SMOOTHING = 0.3  # how much of a worker's latency is the last second's, if there were enough requests in it
+_ENOUGH = 5
+
+
+class Outcome(Enum):
+    """How an attempt at a worker ended."""
+
+    ANSWERED = auto()  # with anything but the following; 404, 501 and 505 included
+    ANSWERED_5XX = auto()  # it failed to do its work: 500, 502, 504, 503 without Retry-After …
+    DECLINED = auto()  # 503 with Retry-After, 429: it is full, still loading, or about to leave
+    REFUSED = auto()  # no connection
+    BROKE = auto()  # it closed or reset the connection before the answer was complete
+    GARBAGE = auto()  # its answer is not HTTP
+    SILENT = auto()  # it never answered
+    CANCELLED = auto()  # the client left, or nobody waits any more: it says nothing about the worker
+
+    @property
+    def unreachable(self) -> bool:
+        """Is it a reason to take the worker for dead?"""
+        return self in _UNREACHABLE
+
+
+_UNREACHABLE = frozenset({Outcome.REFUSED, Outcome.BROKE, Outcome.GARBAGE, Outcome.SILENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """How long a worker rests, the n-th time: `first` seconds, doubled each time, up to `longest`.
+
+    A part `jitter` of it is left to chance, so that not all who ask come back to it in the same moment.
+    """
+
+    first: float = 1.0
+    longest: float = 30.0
+    jitter: float = 0.0
+
+    def after(self, times: int, chance: float = 0.0) -> float:
+        """Seconds of the rest that is number `times`; `chance` is from 0 to 1."""
+        return min(self.first * 2.0 ** min(times - 1, 30), self.longest) * (1.0 + self.jitter * chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a worker rests, for how long, and how it comes back."""
+
+    rest: Rest = field(default_factory=Rest)
+    errors: int = 5
+    """5xx answers in a row after which it rests."""
+    rate: float = 0.5
+    """Part of the answers in the window that may be 5xx."""
+    least: int = 20
+    """Answers in the window before a rate means anything."""
+    max_ejected: float = 0.5
+    """Part of the workers that may rest for their answers; who cannot be reached rests in any case."""
+    slow_start: float = 10.0
+    """Seconds in which the share of one that comes back grows to the whole."""
+    slow: float = 3.0
+    """How many times slower than the median of its peers a worker has to be to get less."""
+
+
+class Health:
+    """One worker's."""
+
+    __slots__ = ("_declines", "_died", "_errors", "_returned", "_seconds", "_timed", "_times", "_window", "answers",
+                 "clear", "ended", "failures", "latency", "reachable", "reason", "rest_until",
+                 "rested", "slowness")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.clear = True
+        """Nothing is held against it, so a success needs no thought."""
+        self.ended = 0
+        """Attempts that ended, however they did."""
+        self.failures = 0
+        """In a row."""
+        self.rest_until = 0.0
+        self.reason = ""
+        """Why it rests, or last did."""
+        self.reachable = True
+        """False while it rests because it seems to be dead, and not because of its answers."""
+        self.latency: float | None = None
+        """Seconds that it takes to answer, smoothed."""
+        self.slowness = 1.0
+        """What its latency leaves of its share; `shares_by_latency` says."""
+        self.answers = 0  # these four since the last turn
+        self._timed = 0
+        self._seconds = 0.0
+        self._errors = 0
+        self._declines = 0
+        self._window: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)  # answers, errors, declines
+        self._times = 0  # rests, less those that calm made up for
+        self.rested = float("-inf")
+        """When its last rest began."""
+        self._died = float("-inf")  # and the last of those that began because it seemed to be dead
+        self._returned = float("-inf")  # and when it ended
+
+    # What is seen
+
+    def answered(self, seconds: float | None) -> None:
+        """A good answer came, `seconds` after the worker had the request. Where it is not `clear`, `vindicated` too."""
+        self.answers += 1
+        if seconds is not None:
+            self._timed += 1
+            self._seconds += seconds
+
+    def vindicated(self, seconds: float | None, now: float) -> bool:
+        """It succeeded with something held against it. True: that ends its rest."""
+        if now < self.rest_until:
+            if seconds is None or now - seconds < self.rested:
+                return False  # it was asked before the rest began, so the answer is no newer than what led to it
+            self.come_back(now)
+            return True
+        self.failures = 0
+        self.clear = self.reachable = True
+        return False
+
+    def erred(self, policy: Policy, now: float) -> str | None:
+        """It answered 5xx. Say why it has to rest, if it has to."""
+        self.clear = False
+        self.failures += 1
+        self._errors += 1
+        if now < self.rest_until:
+            return None
+        if self.failures >= policy.errors:
+            return "errors"
+        answers, errors, _ = self.window()
+        total = answers + errors
+        return "error rate" if total >= policy.least and errors >= policy.rate * total else None
+
+    def declined(self) -> int:
+        """It said that it cannot take the request now, so many times since the last turn."""
+        self._declines += 1
+        return self._declines
+
+    def failed(self, seconds: float | None, now: float) -> bool:
+        """It could not be reached, or broke off. False: that is no news.
+
+        One death ends many requests at once; it counts for one. So what was under way when a rest began says nothing.
+        """
+        self.clear = False
+        if now - seconds < self._died if seconds is not None else now < self.rest_until and not self.reachable:
+            return False
+        self.failures += 1
+        return True
+
+    # Rest
+
+    def rest(self, reason: str, policy: Policy, now: float, *, reachable: bool, chance: float) -> float:
+        """Let it rest from now on, and return for how many seconds. One that rests already rests on, no longer."""
+        self.clear = False
+        if now >= self.rest_until:
+            calm = max(0.0, now - max(self._returned, self.rest_until))
+            self._times = max(0, self._times - int(min(calm / CALM, self._times))) + 1
+            # On its return it is judged by what it does then.
+            self._window.clear()
+            self.answers = self._errors = self._declines = 0
+        self.rested = now
+        if not reachable:
+            self._died = now
+        self.reason = reason
+        self.reachable = reachable
+        pause = policy.rest.after(self._times, chance)
+        self.rest_until = self._returned = now + pause
+        return pause
+
+    def come_back(self, now: float) -> None:
+        """End its rest before its time."""
+        self.rest_until = 0.0
+        self._returned = now
+        self.failures = 0
+        self.clear = True
+        self.reachable = True
+
+    # Share
+
+    def share(self, policy: Policy, now: float) -> float:
+        """The part of its weight that it deserves, from LEAST_SHARE to 1, in steps of that."""
+        share = self.slowness * self._willingness()
+        since = now - self._returned
+        if since < 0:
+            return LEAST_SHARE  # it rests, and takes part only because too many do
+        if since < policy.slow_start:
+            share *= since / policy.slow_start
+        return max(1, round(share / LEAST_SHARE)) * LEAST_SHARE if share < 1.0 else 1.0
+
+    def _willingness(self) -> float:
+        answers, errors, declines = self.window(RECENT)
+        return 1.0 if not declines else (answers + errors) / (answers + errors + declines)
+
+    def window(self, seconds: int = WINDOW) -> tuple[int, int, int]:
+        """Answers, errors and declines of the last seconds and of the current one."""
+        answers, errors, declines = self.answers, self._errors, self._declines
+        for bucket in list(self._window)[-seconds:]:
+            answers += bucket[0]
+            errors += bucket[1]
+            declines += bucket[2]
+        return answers, errors, declines
+
+    def turn(self, seconds: int = 1) -> None:
+        """So many seconds are over: what was counted in them becomes a part of the window."""
+        if self._timed:
+            latency = self._seconds / self._timed
+            weight = _SMOOTHING if self._timed >= _ENOUGH else _SMOOTHING / 3
+            self.latency = latency if self.latency is None else self.latency + weight * (latency - self.latency)
+        self._window.append((self.answers, self._errors, self._declines))
+        for _ in range(min(seconds - 1, WINDOW)):
+            self._window.append((0, 0, 0))
+        self.answers = self._timed = self._errors = self._declines = 0
+        self._seconds = 0.0
+
+
+def shares_by_latency(latencies: Sequence[float | None], slow: float) -> list[float]:
+    """What each of some peers deserves by its latency: who is `slow` times slower than the median of the others or
+    worse gets that many times less; everybody else, and who is not known, gets all."""
+    known = sorted(latency for latency in latencies if latency is not None)
+    if len(known) < 2 or known[-1] < slow * known[0]:
+        return [1.0] * len(latencies)
+    shares = []
+    for latency in latencies:
+        share = 1.0
+        if latency is not None:
+            others = known.copy()
+            others.remove(latency)
+            usual = median(others)
+            if latency >= slow * usual and latency - usual >= SLOW_BY:
+                share = usual / latency
+        shares.append(share)
+    return shares

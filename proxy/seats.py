@@ -1,0 +1,83 @@
+"""A worker as the roster keeps it: how it announced itself, how much it may hold, and what we have seen of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.values import Worker
+from proxy.health import Health
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many requests a worker may have under way from here."""
+
+    unsaid: int = 1024
+    """If it did not say how many it is willing to hold."""
+    processes: int = 1
+    """Proxy processes that share what it is willing to hold; each keeps to its part."""
+
+    def of(self, worker: Worker) -> int:
+        """The limit for that worker, at least 1."""
+        return max(1, (worker.capacity or self.unsaid) // self.processes)
+
+
+class Seat:
+    """One worker, and what we have seen of it. It is kept for as long as the worker stays listed."""
+
+    __slots__ = ("_asked_after", "_quiet_since", "_seen", "health", "in_flight", "last_pick", "limit", "listed",
+                 "picks", "share", "worker")  # fmt: skip
+
+    def __init__(self, worker: Worker, limit: int) -> None:
+        self.worker = worker
+        self.limit = limit
+        self.listed = True
+        self.in_flight = 0
+        self.picks = 0
+        self.last_pick = 0
+        self.health = Health()
+        self.share = 1.0
+        """The part of its weight that it deserves: less while it is slow, declines, or has just come back."""
+        self._seen = -1  # attempts that had ended when it was last looked at
+        self._quiet_since = 0.0
+        self._asked_after = 0.0
+
+    @property
+    def weight(self) -> int:
+        """Its share of the traffic."""
+        return self.worker.weight
+
+    @property
+    def latency(self) -> float:
+        """Seconds that it takes to answer, 0 if that is not known."""
+        return self.health.latency or 0.0
+
+    @property
+    def failures(self) -> int:
+        """In a row."""
+        return self.health.failures
+
+    @property
+    def rest_until(self) -> float:
+        """When its rest is over, or was, on the roster's clock; 0 if it was ended early or there was none."""
+        return self.health.rest_until
+
+    def quiet(self, now: float, patience: float) -> bool:
+        """Has it owed answers for so many seconds and given none? To be asked a few times a second.
+
+        Each `heard` doubles the patience until an answer comes: a connection that is meant to stay open, as a WebSocket
+        is, looks the same as a worker that hangs.
+        """
+        if not self.in_flight or self.health.ended != self._seen:
+            self._seen = self.health.ended
+            self._quiet_since = now
+            self._asked_after = patience
+        return now - self._quiet_since >= self._asked_after
+
+    def heard(self, now: float) -> None:
+        """It said that it is well."""
+        self._quiet_since = now
+        self._asked_after = min(2 * self._asked_after, 16.0)
+
+    def __repr__(self) -> str:
+        return f"<Seat {self.worker.id}: {self.in_flight} in flight, {self.failures} failures>"
