@@ -73,7 +73,7 @@ class Child:
             # -P: a folder `proxy` where the user happens to stand is not to be taken for ours.
             sys.executable, "-P", "-m", *self._arguments,
             stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, limit=LONGEST_LINE,
-            start_new_session=True, pass_fds=(self._lifeline,), env=_environment(self._lifeline),
+            start_new_session=True, pass_fds=(self._lifeline,), env=environment(self._lifeline),
         )  # fmt: skip
         listening = asyncio.create_task(self._listen(process))
         try:
@@ -129,7 +129,7 @@ def _line(name: str, text: str) -> Line:
     return Line(name, text, "", "")
 
 
-def _environment(lifeline: int) -> dict[str, str]:
+def environment(lifeline: int) -> dict[str, str]:
     """Ours, with the lifeline, and with the place that this code was imported from, whether it is installed or not."""
     home = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
