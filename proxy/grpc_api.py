@@ -89,16 +89,19 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class GrpcServer:
-    """The port, which is ours from the beginning and opens with `start`."""
+    """The port, which opens with `start`: ours from the beginning, or shared with siblings and held by the parent."""
 
-    def __init__(self, server: Any, channels: Channels, commons: Commons, port: int) -> None:
+    def __init__(self, server: Any, channels: Channels, commons: Commons, address: str, *, shared: bool) -> None:
         self._server = server
         self._channels = channels
         self._commons = commons
-        self.port = port
+        self._address = address
+        # gRPC lets connections in as soon as it has a port. Of a shared one they would wait, while a sibling has time.
+        self.port = 0 if shared else server.add_insecure_port(address)
 
     async def start(self) -> None:
         """Take calls."""
+        self.port = self.port or self._server.add_insecure_port(self._address)
         await self._server.start()
 
     async def drain(self) -> None:
@@ -108,20 +111,21 @@ class GrpcServer:
         await self._channels.close()
 
 
-def grpc_server(commons: Commons) -> GrpcServer:
+def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
     """A server on the address that the settings say. OSError if it is taken; a `drain` is owed."""
     settings = commons.settings
-    _check_free(settings.host, settings.grpc_port)
+    if not shared:
+        _check_free(settings.host, settings.grpc_port)
     channels = Channels(settings.connect_timeout)
     commons.on_gone.append(lambda worker: channels.forget(worker.id))
     server = grpc.aio.server(options=(
-        ("grpc.so_reuseport", 0),  # or a second proxy would take half of the calls
+        ("grpc.so_reuseport", int(shared)),  # or a second proxy would take half of the calls
         ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
     host = settings.host or "::"  # no host is every address; gRPC wants that written out
     host = f"[{host}]" if ":" in host else host
-    return GrpcServer(server, channels, commons, server.add_insecure_port(f"{host}:{settings.grpc_port}"))
+    return GrpcServer(server, channels, commons, f"{host}:{settings.grpc_port}", shared=shared)
 
 
 def _check_free(host: str, port: int) -> None:

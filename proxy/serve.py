@@ -17,12 +17,14 @@ from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
 from proxy.balancing import STRATEGIES
 from proxy.commons import Commons
+from proxy.doors import Door, SharedDoor, own_door
 from proxy.doubt import Doubt
 from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
 from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
+from proxy.place import Place
 from proxy.pool import Pool
 from proxy.relay import Relay
 from proxy.replay import Budget
@@ -38,8 +40,8 @@ FIRST_SNAPSHOT = 5.0
 """Seconds to wait for the registry's first word before listening anyway: an honest 503 beats a closed port."""
 
 
-async def serve(settings: ProxySettings, stop: Stop) -> None:
-    """Run until `stop`."""
+async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None) -> None:
+    """Run until `stop`. `place` is that of this process among several, whose part of the settings these are."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
@@ -71,19 +73,17 @@ async def serve(settings: ProxySettings, stop: Stop) -> None:
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))
         doubt = Doubt(commons.adopt, probe.ask)
-        server, calls = await life.enter_async_context(_bound(relay, commons))
+        door, calls = await life.enter_async_context(_bound(relay, commons, place))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
         await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
         await _either(first, stop)
         if not stop.requested:
-            await server.start_serving()
-            for sock in server.sockets:
-                log.info("listening on %s:%d", *sock.getsockname()[:2])
             if calls is not None:
                 await calls.start()
                 log.info("listening for gRPC on port %d", calls.port)
+            await door.open()
         await stop.wait()
 
 
@@ -95,9 +95,9 @@ def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:
         max_ejected=settings.max_ejected,
         slow_start=settings.slow_start,
     )
-    limits = Limits(settings.max_in_flight)
+    limits = Limits(settings.max_in_flight, settings.processes)
     roster = Roster(loop.time, policy, strategy=STRATEGIES[settings.strategy], limits=limits)
-    roster.may_wait(loop, settings.queue, settings.queue_timeout)
+    roster.may_wait(loop, settings.queue // settings.processes, settings.queue_timeout)
     return roster
 
 
@@ -118,17 +118,18 @@ async def _either(first: asyncio.Event, stop: Stop) -> None:
 
 
 @asynccontextmanager
-async def _bound(relay: Relay, commons: Commons) -> AsyncIterator[tuple[asyncio.Server, GrpcServer | None]]:
+async def _bound(relay: Relay, commons: Commons, place: Place | None) -> AsyncIterator[tuple[Door, GrpcServer | None]]:
     """The ports are ours from the beginning, so that one that is taken is found out at once; they open later."""
     settings = commons.settings
-    server = await commons.loop.create_server(
-        relay.accept, settings.host, settings.port, reuse_address=True, backlog=1024, start_serving=False
-    )
+    door: Door
+    if place is None:
+        door = await own_door(relay.accept, settings.host, settings.port)
+    else:
+        door = SharedDoor(relay.accept, place)
     calls: GrpcServer | None = None
     try:
-        calls = grpc_server(commons) if settings.grpc else None
-        yield server, calls
+        calls = grpc_server(commons, shared=place is not None) if settings.grpc else None
+        yield door, calls
     finally:
-        server.close()
+        door.close()
         await asyncio.gather(relay.drain(), *([] if calls is None else [calls.drain()]))
-        await server.wait_closed()

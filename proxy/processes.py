@@ -1,0 +1,286 @@
+"""Several proxy processes that share their ports: this is their parent, which serves nobody itself.
+
+It binds the ports, starts the processes, and starts one again that ends. A process tells when it listens and when it no
+longer does; the parent then lets the others take over its part of the port, so no connection waits for a process that
+is away. SIGHUP replaces them one by one, each only when its successor is ready. SIGTERM ends all of them at once; and
+they end by themselves if this process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from muster.child import Backoff, ending, environment
+from muster.lifetime import Stop
+from proxy.place import COVER, LEAVING, READY, UNCOVER, VARIABLE, Place
+from proxy.settings import ProxySettings
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds that a process may take to end, beyond what its requests under way may."""
+
+
+class CannotStart(Exception):
+    """No process came as far as to listen."""
+
+
+class Running:
+    """One process. `on_change` is called when it listens, no longer listens, or has ended."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process, line: socket.socket) -> None:
+        self.number = number
+        self.born = time.monotonic()
+        self.ready = False
+        self.leaving = False
+        self.covers: set[int] = set()
+        """Whose parts of the port it listens on besides its own."""
+        self.changed = asyncio.Event()
+        self._process = process
+        self._line = line
+        self._heard = b""
+        asyncio.get_running_loop().add_reader(line, self._hear)
+
+    @property
+    def listens(self) -> bool:
+        """Are new connections its business?"""
+        return self.ready and not self.leaving
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.returncode
+
+    async def ended(self) -> None:
+        """Return when it has ended."""
+        await self._process.wait()
+        asyncio.get_running_loop().remove_reader(self._line)
+        self._line.close()
+        self.leaving = True
+        self.changed.set()
+
+    def terminate(self) -> None:
+        """Ask it to finish what it has, and to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._signal(signal.SIGKILL)
+
+    def cover(self, missing: set[int]) -> None:
+        """Let it listen on the parts of these, too, and on no others' any more."""
+        words = [b"%b %d\n" % (COVER, number) for number in missing - self.covers]
+        words += [b"%b %d\n" % (UNCOVER, number) for number in self.covers - missing]
+        self.covers = set(missing)
+        with suppress(OSError):
+            self._line.send(b"".join(words))
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _hear(self) -> None:
+        try:
+            data = self._line.recv(4096)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._line)
+            self.leaving = True
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        self.ready = self.ready or READY in lines
+        self.leaving = self.leaving or LEAVING in lines
+        self.changed.set()
+
+
+class Parent:
+    """All processes; `arguments` are those of the command line, for each of them."""
+
+    def __init__(self, settings: ProxySettings, arguments: Sequence[str]) -> None:
+        self._settings = settings
+        self._arguments = arguments
+        self._running: set[Running] = set()
+        self._reaping: set[asyncio.Task[None]] = set()
+        self._listened: set[int] = set()  # whose part of the port was ever open
+        self._renewal = [asyncio.Event() for _ in range(settings.processes)]
+        self._failed = asyncio.Event()
+        self._rolling: asyncio.Task[None] | None = None
+
+    async def run(self, stop: Stop) -> None:
+        """Keep them going until `stop`. OSError if a port is taken, CannotStart if none of them can start."""
+        settings = self._settings
+        with ExitStack() as life:
+            directory = life.enter_context(tempfile.TemporaryDirectory(prefix="muster-proxy-"))
+            ours, theirs = os.pipe()  # the lifeline: who holds its read end ends when the other closes
+            life.callback(os.close, ours)
+            life.callback(os.close, theirs)
+            self._lifeline, self._directory = ours, directory
+            self._listeners = _bind(settings.host, settings.port, settings.processes)
+            grpc = _bind(settings.host, settings.grpc_port, 1) if settings.grpc else []  # held, so that it stays ours
+            self._grpc_port = grpc[0][0].getsockname()[1] if grpc else 0
+            for sock in [sock for group in (*self._listeners, *grpc) for sock in group]:
+                life.callback(sock.close)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._roll)
+            keeping = [loop.create_task(self._keep(number)) for number in range(settings.processes)]
+            waits = [loop.create_task(stop.wait()), loop.create_task(self._failed.wait())]
+            try:
+                await asyncio.wait((*keeping, *waits), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
+                rolling = [self._rolling] if self._rolling is not None else []
+                for task in (*keeping, *waits, *rolling):
+                    task.cancel()
+                results = await asyncio.gather(*keeping, *waits, *rolling, return_exceptions=True)
+                await self._end()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        if self._failed.is_set():
+            raise CannotStart("the proxy's processes cannot start")
+
+    async def _keep(self, number: int) -> None:
+        """See to it that there is a process of this number."""
+        backoff = Backoff()
+        running = await self._start(number)
+        while True:
+            await self._news(running)
+            if self._renewal[number].is_set():
+                running = await self._replace(running)
+                self._renewal[number].clear()
+            elif running.leaving:
+                running = await self._again(running, backoff)
+
+    async def _again(self, gone: Running, backoff: Backoff) -> Running:
+        """A process in the place of one that ends or has ended by itself."""
+        if gone.status is None:
+            log.warning("process %d takes no new connections; another takes its place", gone.number)
+        else:
+            log.warning("process %d %s", gone.number, ending(gone.status))
+            if gone.status and not gone.ready and not self._listened:
+                self._failed.set()
+        await asyncio.sleep(backoff.after(time.monotonic() - gone.born))
+        return await self._start(gone.number)
+
+    async def _replace(self, old: Running) -> Running:
+        """A successor of a process that goes on until that one is ready."""
+        new = await self._start(old.number)
+        while not (new.ready or new.leaving):
+            await self._news(new)
+        if new.leaving:
+            log.error("process %d cannot be replaced: its successor does not start", old.number)
+            return old
+        old.terminate()
+        return new
+
+    async def _news(self, running: Running) -> None:
+        """Wait until something happens to it, or is to happen to its number."""
+        await running.changed.wait()
+        running.changed.clear()
+        if running.ready:
+            self._listened.add(running.number)
+        self._cover()
+
+    def _roll(self) -> None:
+        if self._rolling is None or self._rolling.done():
+            log.info("replacing the processes one by one")
+            self._rolling = asyncio.get_running_loop().create_task(self._replace_all())
+
+    async def _replace_all(self) -> None:
+        for number, renewal in enumerate(self._renewal):
+            renewal.set()
+            for running in self._running:
+                if running.number == number:
+                    running.changed.set()
+            while renewal.is_set():  # noqa: ASYNC110  # rare, and slow anyway
+                await asyncio.sleep(0.05)
+        log.info("the processes are replaced")
+
+    def _cover(self) -> None:
+        """Let those that listen take over the parts of those that do not."""
+        listening = [running for running in self._running if running.listens]
+        missing = self._listened - {running.number for running in listening}
+        for running in listening:
+            running.cover(missing)
+
+    async def _start(self, number: int) -> Running:
+        ours, theirs = socket.socketpair()
+        descriptors = tuple(tuple(sock.fileno() for sock in group) for group in self._listeners)
+        place = Place(number, self._settings.processes, descriptors, theirs.fileno(), self._directory, self._grpc_port)
+        ours.setblocking(False)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                # -P: a folder `proxy` where the user happens to stand is not to be taken for ours.
+                sys.executable, "-P", "-m", "proxy", *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+                pass_fds=(self._lifeline, place.line, *(one for group in descriptors for one in group)),
+                env=environment(self._lifeline) | {VARIABLE: place.to_text()},
+            )  # fmt: skip
+        running = Running(number, process, ours)
+        self._running.add(running)
+        reaping = asyncio.get_running_loop().create_task(self._reap(running))
+        self._reaping.add(reaping)
+        reaping.add_done_callback(self._reaping.discard)
+        log.info("process %d has the process id %d", number, process.pid)
+        return running
+
+    async def _reap(self, running: Running) -> None:
+        await running.ended()
+        self._running.discard(running)
+
+    async def _end(self) -> None:
+        """End all of them: nobody may come in any more, and those who are in have their time."""
+        for group in self._listeners:
+            for sock in group:
+                sock.close()
+        for running in list(self._running):
+            running.terminate()
+        if self._reaping:
+            await asyncio.wait(self._reaping, timeout=self._settings.drain_timeout + GRACE)
+        for running in list(self._running):
+            log.warning("process %d does not end; it is killed", running.number)
+            running.kill()
+        if self._reaping:
+            await asyncio.wait(self._reaping)
+
+
+def _bind(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    """`count` groups of sockets, one socket for each address of the host, all on the same port. OSError if taken."""
+    groups: list[list[socket.socket]] = [[] for _ in range(count)]
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in dict.fromkeys(found):
+        place = (address[0], port or address[1], *address[2:])
+        try:
+            with _socket(family) as alone:  # whoever shares a port does not notice that others do, who are not ours
+                alone.bind(place)
+                port = alone.getsockname()[1]
+            for group in groups:
+                sock = _socket(family)
+                group.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind((address[0], port, *address[2:]))
+        except OSError as error:
+            for sock in [sock for group in groups for sock in group]:
+                sock.close()
+            why = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise OSError(f"cannot listen on {address[0]} port {place[1]}: {why}") from None
+    return groups
+
+
+def _socket(family: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
