@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from muster.values import Snapshot, Worker
+from proxy.budget import RetryBudget
+from proxy.hedging import HedgeClock
 from proxy.pool import Pool
 from proxy.replay import Budget
 from proxy.rewrite import RequestIds
@@ -37,6 +39,12 @@ class Commons:
     """Whom to tell of each worker that has left."""
     change: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change of the workers, or when the proxy is about to stop; then there is a new one."""
+    retries: RetryBudget = field(init=False)
+    hedges: HedgeClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.retries = RetryBudget(self.settings.retry_budget)
+        self.hedges = HedgeClock(self.loop, self.settings.hedge_after)
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Go by a new snapshot of the workers."""

@@ -6,8 +6,10 @@ A request is lost for nothing if it is given up too early, and does harm if it i
     sent, no response byte yet  → a kept-alive connection had died: the same worker once more, on a fresh connection;
                                   a fresh one died: another worker, up to `MAX_SENT` in all, lest a request that kills
                                   workers kills them all. Both only if running it twice is safe and all of it is here.
+    it is found to hang         → another worker, on the same conditions; if they do not hold, it may still answer
     it answers 503              → it did not take the request: another worker, on the same conditions, if one is fit;
                                   else the answer is passed on
+    it answers 500, 502, 504    → likewise, if it promised that running it twice is safe: a method does not say enough
     it answers 404              → to a request that names a model it is the same, but no fault: models come and go, and
                                   who says nothing about its models was only taken to have it
     response under way          → never: the client has seen a part of it
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from muster.errors import ClusterError, Overloaded, UnknownModel, WorkerBroke, WorkerTimeout, WorkerUnreachable
+from proxy.health import Outcome
 
 MAX_SENT = 2
 """Most workers that one request is sent to."""
@@ -32,13 +35,28 @@ class Failure(Enum):
     BROKE = auto()  # it took the request and closed or reset the connection before it answered
     GARBAGE = auto()  # it answered with something that is not HTTP
     SILENT = auto()  # it took the request and never answered
+    HUNG = auto()  # it took the request, and before it answered it was found to hang or to be gone
     DECLINED = auto()  # it answered 503: it is full, still loading, or about to leave
+    ERRED = auto()  # it answered 500, 502 or 504: it could not do it
     LACKING = auto()  # it answered 404: it has not got the model, or not any more
 
     @property
-    def blames_worker(self) -> bool:
-        """Should the worker rest after this?"""
-        return self not in (Failure.STALE, Failure.LACKING)
+    def outcome(self) -> Outcome:
+        """What it says about the worker."""
+        return _OUTCOMES[self]
+
+
+_OUTCOMES = {
+    Failure.UNREACHABLE: Outcome.REFUSED,
+    Failure.STALE: Outcome.CANCELLED,
+    Failure.BROKE: Outcome.BROKE,
+    Failure.GARBAGE: Outcome.GARBAGE,
+    Failure.SILENT: Outcome.SILENT,
+    Failure.HUNG: Outcome.SILENT,
+    Failure.DECLINED: Outcome.DECLINED,
+    Failure.ERRED: Outcome.ANSWERED_5XX,
+    Failure.LACKING: Outcome.ANSWERED,
+}
 
 
 class Step(Enum):
@@ -58,11 +76,22 @@ class Attempts:
     refreshed: bool = False  # a dead kept-alive connection has been made up for once
 
 
-def refusal(status: int, *, names_model: bool) -> Failure | None:
+def refusal(status: int, *, names_model: bool, replay_safe: bool) -> Failure | None:
     """What kind of failure an answer of that status is, if another worker may be asked instead. Most are none."""
     if status == 503:
         return Failure.DECLINED
+    if status in (500, 502, 504) and replay_safe:
+        return Failure.ERRED
     return Failure.LACKING if status == 404 and names_model else None
+
+
+def outcome_of(status: int, *, says_when: bool) -> Outcome:
+    """What an answer of that status says about the worker. `says_when`: it has a Retry-After."""
+    if status < 429 or status in (501, 505):
+        return Outcome.ANSWERED
+    if status in (429, 503) and says_when:
+        return Outcome.DECLINED
+    return Outcome.ANSWERED_5XX if status >= 500 else Outcome.ANSWERED
 
 
 def next_step(failure: Failure, attempts: Attempts, *, safe_twice: bool, replayable: bool) -> Step:
@@ -87,6 +116,10 @@ def error_of(failure: Failure) -> ClusterError:
             return WorkerBroke("the worker's answer is not HTTP")
         case Failure.STALE | Failure.BROKE:
             return WorkerBroke("the worker closed the connection before it answered")
+        case Failure.HUNG:
+            return WorkerBroke("the worker hung before it answered")
+        case Failure.ERRED:
+            return WorkerBroke("the worker failed")
         case Failure.DECLINED:
             return Overloaded("the worker cannot take the request now")
         case Failure.LACKING:

@@ -18,6 +18,7 @@ from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.heads import RequestHead, parse_request
 from proxy.own import OwnExchange, is_own
 from proxy.rewrite import error_to_client
+from proxy.seats import Seat
 from proxy.upstream import READ_HIGH_WATER
 
 LARGE = 16384  # bytes from which a copy costs more than a view
@@ -320,6 +321,11 @@ class ClientConnection(asyncio.Protocol):
         self._hold(WORKER | LINE, False)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
+
+    def forsake(self, seat: Seat) -> None:
+        """A worker hangs or is gone."""
+        if self._exchange is not None:
+            self._exchange.forsake(seat)
 
     def close_if_idle(self) -> None:
         """Close unless a request is under way."""

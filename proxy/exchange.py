@@ -1,4 +1,4 @@
-"""One request's way to a worker and its answer's way back, over as many attempts as `dispatch` allows.
+"""One request's way to a worker and its answer's way back, over as many attempts as `trials` makes.
 
 Body bytes go on as they arrive, both ways, and whoever cannot keep up slows the other down. When nothing fails, a
 request costs no task. The client's connection owns the exchange and hears from it through `Client`.
@@ -6,24 +6,21 @@ request costs no task. The client's connection owns the exchange and hears from 
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from time import perf_counter
 from typing import Protocol
 
 from muster.errors import ClusterError
 from proxy import dispatch
+from proxy.attempt import Attempt
 from proxy.commons import Commons
-from proxy.dispatch import Attempts, Failure, Step
+from proxy.dispatch import Failure
 from proxy.framing import LAST_CHUNK, Buffer, chunk
 from proxy.heads import RequestHead, ResponseHead
-from proxy.replay import Copy
+from proxy.health import Outcome
 from proxy.rewrite import CONTINUE, request_to_worker, response_to_client
-from proxy.roster import Seat
+from proxy.trials import Trials
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
-from proxy.wants import ANY, wanted
-
-log = logging.getLogger(__name__)
+from proxy.wants import wanted
 
 JOIN_BELOW = 65536
 """Pieces of fewer bytes in all are copied into one: cheaper than a system call for each, or than gathering them."""
@@ -53,35 +50,23 @@ class Client(Protocol):
         """There is no answer, or (`answered`) only a part of one."""
 
 
-class Exchange:
+class Exchange(Trials):
     """A request for a worker."""
 
-    __slots__ = ("_attempts", "_chunked_answer", "_client", "_commons", "_connecting", "_copy",
-                 "_refused", "_tried", "answered", "body_done", "closing", "complete", "connection", "head", "invited",
-                 "request_id", "seat", "started", "status", "tunnel",
-                 "want")  # fmt: skip
+    __slots__ = ("_chunked_answer", "_client", "_outcome", "_refused", "closing", "complete", "invited", "request_id",
+                 "status", "tunnel")  # fmt: skip
 
     wants_body = True
 
     def __init__(self, commons: Commons, client: Client, head: RequestHead, request_id: bytes) -> None:
-        self._commons = commons
+        super().__init__(commons, head)
         self._client = client
-        self.head = head
         self.request_id = request_id
-        self.started = perf_counter()
-        self.seat: Seat | None = None
-        self.connection: UpstreamConnection | None = None
-        self.body_done = False
         self.invited = not head.expects_continue  # the client was told, or needs not to be told, to send the body
-        self.answered = False
         self.complete = False  # the answer is; a tunnel's was its head
         self.status = 0
+        self._outcome = Outcome.ANSWERED  # what the answer says about the worker
         self.tunnel = False
-        self.want = ANY
-        self._attempts = Attempts()
-        self._tried: list[Seat] = []
-        self._connecting: asyncio.Task[UpstreamConnection] | None = None
-        self._copy = Copy(commons.replay)
         self._chunked_answer = False
         self._refused = False  # the worker does not want the rest of the body
         self.closing = False
@@ -92,15 +77,11 @@ class Exchange:
         """Make the first attempt. `data` is what came of the body with the head; `complete`: it was all."""
         self.body_done = complete
         self.want = wanted(self.head.method, self.head.target)
+        self._commons.retries.requests += 1
         if data:
             self.invited = True
             self._copy.keep(data)
-        try:
-            self.seat = seat = self._commons.roster.lease(self._tried, self.want)
-        except ClusterError as error:  # nobody there, or nobody who has what is wanted
-            self._client.on_failed(error, answered=False)
-            return
-        self._attempt(seat, fresh=False)
+        self._seek()
 
     def on_body(self, data: Buffer) -> None:
         """Pass on a piece of the request's body."""
@@ -114,10 +95,13 @@ class Exchange:
         if connection is None:
             if self._copy.size > READ_HIGH_WATER:
                 self._client.pause(True)  # until there is somebody to send it to
-        elif self.tunnel or not self.head.chunked:
+        elif self.tunnel:
             connection.send(data)
-        else:
+            connection.await_worker()
+        elif self.head.chunked:
             connection.send(chunk(data))
+        else:
+            connection.send(data)
 
     def on_body_end(self) -> None:
         """The request is complete."""
@@ -126,6 +110,7 @@ class Exchange:
             self.connection.await_worker()
             if self.head.chunked:
                 self.connection.send(LAST_CHUNK)
+            self._expect()
         if self.complete:
             self._finish()
 
@@ -136,84 +121,64 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client has gone, or what it sends is no request. The worker sees its connection close and can stop."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self.connection is not None:
-            self.connection.drop(flush=self.tunnel)
-        self._end(failed=None)
+        self._abandon(Outcome.CANCELLED, flush=self.tunnel)
         if self.complete:
             self._commons.stats.answered(self.status, perf_counter() - self.started)
 
     def check(self, now: float) -> None:
         """Called once a second while it is the worker's turn: give up on one that owes an answer and stays silent."""
-        connection = self.connection
-        if connection is None or self.tunnel or not connection.transport.is_reading():
-            return
-        if now - connection.last_active > self._commons.settings.response_timeout:
-            connection.drop()
-            self.on_failure(Failure.SILENT, answered=self.answered)
+        settings = self._commons.settings
+        for attempt in (self._second, self.attempt):
+            connection = None if attempt is None else attempt.connection
+            if attempt is None or connection is None or not connection.transport.is_reading():
+                continue
+            silence = now - connection.last_active
+            if self.tunnel:
+                if silence > settings.tunnel_idle:
+                    self._finish()
+            elif silence > settings.response_timeout:
+                connection.drop()
+                attempt.on_failure(Failure.SILENT, answered=self.answered)
 
     # Attempts
 
-    def _attempt(self, seat: Seat, *, fresh: bool) -> None:
-        self._attempts.made += 1
-        # A kept connection may turn out dead. What could not be sent again then had better not start on one.
-        connection = None if fresh or self._too_large else self._commons.pool.take(seat.worker.id)
-        if connection is not None:
-            self._send(connection)
-            return
-        self._connecting = self._commons.loop.create_task(self._commons.pool.connect(seat.worker))
-        self._connecting.add_done_callback(self._connected)
-
-    def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
-        self._connecting = None
-        if task.cancelled():
-            return
-        error = task.exception()
-        if self.seat is None:  # the client left while the connection came about
-            if error is None:
-                task.result().transport.close()
-        elif error is None and not task.result().transport.is_closing():
-            self._send(task.result())
-        else:
-            # One that rests is asked when nobody else is left: that it still fails is no news.
-            level = logging.DEBUG if self._commons.roster.resting(self.seat) else logging.WARNING
-            log.log(level, "worker %s: %s", self.seat.worker.id, error or "it hung up before it was sent anything")
-            self._failed(Failure.UNREACHABLE)
-
-    def _send(self, connection: UpstreamConnection) -> None:
-        self._attempts.sent += 1
-        self.connection = connection
-        connection.begin(self, self.head.method, websocket=self.head.websocket)
+    def on_connected(self, attempt: Attempt, connection: UpstreamConnection) -> None:
+        """Send the request, or what there is of it."""
+        self.attempts.sent += 1
+        connection.begin(attempt, self.head.method, websocket=self.head.websocket)
         head = request_to_worker(self.head, self._client.peer, self.request_id, expect=not self.invited, body=True)
         parts: list[Buffer] = [head]
         if self._copy.pieces:
             parts += map(chunk, self._copy.pieces) if self.head.chunked else self._copy.pieces
         if self.head.chunked and self.body_done:
             parts.append(LAST_CHUNK)
-        self._client.pause(False)  # before the write, which may pause it again
+        if attempt is self.attempt:
+            self.connection = connection
+            self._client.pause(False)  # before the write, which may pause it again
         if self._copy.size < JOIN_BELOW:
             connection.transport.write(b"".join(parts))
         else:
             connection.transport.writelines(parts)
-        if self._too_large or not self._safe_twice:
+        if self._too_large or not self._safe_twice(attempt.seat):
             self._copy.forget()  # there is no point in keeping its beginning
+        if self.body_done:
+            self._expect()
 
-    # From the worker's connection
-
-    def on_informational(self, head: ResponseHead) -> None:
+    def on_informational(self, attempt: Attempt, head: ResponseHead) -> None:
         """Pass on `100 Continue`, once; other interim answers are for the proxy only."""
         if head.status == 100 and not self.invited:
             self.invited = True
             self._client.write(CONTINUE)
 
-    def on_response(self, head: ResponseHead, data: Buffer) -> None:
+    def on_response(self, attempt: Attempt, head: ResponseHead, data: Buffer) -> None:
         """Pass on the head of the answer, and what came of its body with it."""
-        if head.status >= 404 and self._passed_over(head.status):
+        if head.status >= 404 and self._passed_over(attempt, head):
             return
+        self._choose(attempt)
         self.answered = True
         self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
+        self._outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
         self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
         self._chunked_answer = unknown_length and self.head.http11
@@ -237,12 +202,13 @@ class Exchange:
             self.connection.send(self._client.take_waiting())
 
     def _added(self, head: ResponseHead) -> bytes:
-        added = b"X-Request-Id: %b\r\n" % self.request_id
-        if self.seat is None:
-            return added
         milliseconds = (perf_counter() - self.started) * 1000
-        added += b"Server-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (milliseconds, self._attempts.made)
-        if not head.names_server:
+        added = b"X-Request-Id: %b\r\nServer-Timing: proxy;dur=%.2f, attempts;desc=%d\r\n" % (
+            self.request_id,
+            milliseconds,
+            self.attempts.made,
+        )
+        if not head.names_server and self.seat is not None:
             added += b"X-Served-By: %b\r\n" % self.seat.worker.id.encode("ascii", "replace")
         return added
 
@@ -259,87 +225,34 @@ class Exchange:
             self._finish()
 
     def _finish(self) -> None:
-        assert self.connection is not None  # noqa: S101
-        self.connection.give_back(reusable=self.body_done and (self.seat is None or self.seat.listed))
-        self._end(failed=False)
+        attempt, connection = self.attempt, self.connection
+        assert attempt is not None  # noqa: S101
+        assert connection is not None  # noqa: S101
+        connection.give_back(reusable=self.body_done and attempt.seat.listed)
+        attempt.end(self._outcome, connection.took)
+        self.attempt = self.connection = None
         self._commons.stats.answered(self.status, perf_counter() - self.started)
         self._client.on_answered()
 
-    def on_failure(self, failure: Failure, *, answered: bool) -> None:
-        """The worker's connection is lost."""
+    def on_failure(self, attempt: Attempt, failure: Failure, *, answered: bool) -> None:
+        """There is no connection, or it is lost."""
         if self.complete:
             self._finish()
-            return
-        self.connection = None
-        if answered:
+        elif answered:
             self._commons.stats.truncated += 1
-            self._end(failed=True)
+            self._abandon(failure.outcome)
             self._client.on_failed(dispatch.error_of(failure), answered=True)
         else:
-            self._failed(failure)
+            self._failed(attempt, failure)
 
-    def on_writable(self, writable: bool) -> None:
+    def _give_up(self, error: ClusterError) -> None:
+        self._abandon(Outcome.CANCELLED)
+        self._client.on_failed(error, answered=False)
+
+    def on_writable(self, attempt: Attempt, writable: bool) -> None:
         """The worker does (not) keep up with the request's body."""
-        self._client.pause(not writable)
+        if attempt is self.attempt:
+            self._client.pause(not writable)
 
-    @property
-    def _too_large(self) -> bool:
-        """Is the body known to be more than is kept to be sent again?"""
-        return (self.head.content_length or 0) > self._commons.replay.each
-
-    @property
-    def _safe_twice(self) -> bool:
-        return self.head.idempotent or (self.seat is not None and self.seat.worker.replay_safe)
-
-    def _failed(self, failure: Failure) -> None:
-        seat = self.seat
-        assert seat is not None  # noqa: S101
-        self._commons.stats.failures[failure] += 1
-        step = self._next_step(failure)
-        if step is Step.FRESH_CONNECTION:
-            self._attempts.refreshed = True
-            self._attempts.sent -= 1
-            self._attempt(seat, fresh=True)
-            return
-        self._commons.roster.release(seat, failed=failure.blames_worker or None)
-        self._tried.append(seat)
-        self.seat = None
-        if step is Step.ANOTHER_WORKER:
-            try:
-                self.seat = self._commons.roster.lease(self._tried, self.want)
-            except ClusterError:  # the model may have gone with its last worker; how the attempt ended says more
-                pass
-            else:
-                self._attempt(self.seat, fresh=False)
-                return
-        self._end(failed=None)
-        self._client.on_failed(dispatch.error_of(failure), answered=False)
-
-    def _passed_over(self, status: int) -> bool:
-        """Is that an answer for which another worker may be asked instead, and is there one? Then it has been."""
-        seat, roster = self.seat, self._commons.roster
-        failure = dispatch.refusal(status, names_model=self.want.model is not None)
-        if failure is None or seat is None or self.connection is None:
-            return False
-        if self._next_step(failure) is not Step.ANOTHER_WORKER:
-            return False
-        self._tried.append(seat)
-        if not roster.spare(self._tried, self.want):
-            return False
-        self._commons.stats.failures[failure] += 1
-        self.connection.drop()
-        self.connection = None
-        roster.release(seat, failed=failure.blames_worker or None)
-        self.seat = roster.lease(self._tried, self.want)
-        self._attempt(self.seat, fresh=False)
-        return True
-
-    def _next_step(self, failure: Failure) -> Step:
-        return dispatch.next_step(failure, self._attempts, safe_twice=self._safe_twice, replayable=self._copy.whole)
-
-    def _end(self, *, failed: bool | None) -> None:
-        self.connection = None
-        self._copy.forget()
-        if self.seat is not None:
-            self._commons.roster.release(self.seat, failed=failed)
-            self.seat = None
+    def _resume_client(self) -> None:
+        self._client.pause(False)

@@ -166,7 +166,7 @@ class GrpcRelay:
                 again = failure is not None and self._again(call, failure, seat)
                 if failure in (Failure.BROKE, Failure.SILENT) or (failure is not None and again):
                     self._commons.stats.failures[failure] += 1
-                    failed = failure.blames_worker or None
+                    failed = None if failure is Failure.LACKING else True
                 elif error.code() is not _Code.DEADLINE_EXCEEDED:
                     failed = False
                 if not again:

@@ -77,7 +77,7 @@ class ResponseHead:
     """One response, up to its body. `content_length` is None when the worker did not say."""
 
     __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "names_server", "nominated", "reason",
-                 "status", "upgrade")  # fmt: skip
+                 "says_when", "status", "upgrade")  # fmt: skip
 
     def __init__(self, status: int, reason: bytes, http11: bool, headers: Headers) -> None:
         self.status = status
@@ -90,6 +90,7 @@ class ResponseHead:
         self.nominated: frozenset[bytes] = frozenset()
         self.upgrade = b""
         self.names_server = False  # it says itself who served it
+        self.says_when = False  # it says when to try again
 
     def has_body(self, method: bytes) -> bool:
         """Will body bytes follow, given the method that it answers? (RFC 9112, 6.3)"""
@@ -297,6 +298,10 @@ def _response_upgrade(head: ResponseHead, value: bytes) -> None:
     head.upgrade = value
 
 
+def _retry_after(head: ResponseHead, _: bytes) -> None:
+    head.says_when = True
+
+
 def _served_by(head: ResponseHead, _: bytes) -> None:
     head.names_server = True
 
@@ -307,4 +312,5 @@ _RESPONSE_JUDGES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
     b"connection": _response_connection,
     b"upgrade": _response_upgrade,
     b"x-served-by": _served_by,
+    b"retry-after": _retry_after,
 }

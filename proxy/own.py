@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from muster.errors import ClusterError
+from muster.values import Worker
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
+from proxy.attempt import Attempt
 from proxy.dispatch import Failure
 from proxy.exchange import Exchange
 from proxy.framing import Buffer
-from proxy.heads import RequestHead
+from proxy.heads import RequestHead, ResponseHead
+from proxy.health import Outcome
 from proxy.rewrite import request_to_worker
+from proxy.seats import Seat
 
 _PATHS = frozenset(path.encode() for path in (P2P, WORKERS, HEALTHZ, READYZ, METRICS))
 _PREFIX = P2P.encode() + b"/"
@@ -22,20 +26,33 @@ def is_own(head: RequestHead) -> bool:
     return path in _PATHS or path.startswith(_PREFIX)
 
 
+_OWN = Seat(Worker("the proxy itself", "", 0), 1)
+
+
+class _Inside(Attempt):
+    """At the application, which has no seat in the roster."""
+
+    __slots__ = ()
+
+    def end(self, outcome: Outcome, seconds: float) -> None:
+        """There is nothing to give back."""
+
+
 class OwnExchange(Exchange):
     """A request for the proxy itself. The application never sees a body: none of its answers depends on one."""
 
     __slots__ = ()
 
     wants_body = False
-    KEY = "the proxy itself"
 
     def start(self, data: Buffer, *, complete: bool) -> None:
         """Hand the request to the application."""
         self.body_done = True
-        connection = self._commons.pool.take(self.KEY) or self._commons.pool.connect_inside(self.KEY, self._commons.app)
-        self.connection = connection
-        connection.begin(self, self.head.method, websocket=False)
+        self.attempt = attempt = _Inside(self._commons, self, _OWN)
+        pool = self._commons.pool
+        connection = pool.take(_OWN.worker.id) or pool.connect_inside(_OWN.worker.id, self._commons.app)
+        self.connection = attempt.connection = connection
+        connection.begin(attempt, self.head.method, websocket=False)
         connection.transport.write(
             request_to_worker(self.head, self._client.peer, self.request_id, expect=False, body=False)
         )
@@ -46,6 +63,14 @@ class OwnExchange(Exchange):
     def on_body_end(self) -> None:
         """Nobody waits for it."""
 
-    def _failed(self, failure: Failure) -> None:
-        self._end(failed=None)
-        self._client.on_failed(ClusterError("the proxy could not answer"), answered=False)
+    def forsake(self, seat: Seat) -> None:
+        """It is at no worker."""
+
+    def _passed_over(self, attempt: Attempt, head: ResponseHead) -> bool:
+        return False
+
+    def _failed(self, attempt: Attempt, failure: Failure) -> None:
+        self._give_up(ClusterError("the proxy could not answer"))
+
+    def _added(self, head: ResponseHead) -> bytes:
+        return b"X-Request-Id: %b\r\n" % self.request_id

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from proxy.commons import Commons
 from proxy.downstream import ClientConnection
+from proxy.seats import Seat
 
 
 class Relay:
@@ -37,9 +38,15 @@ class Relay:
             await asyncio.sleep(1)
             now = loop.time()
             self._commons.pool.sweep()
+            self._commons.retries.turn()
             self._commons.roster.turn()
             for connection in list(self._connections):
                 connection.check(now)
+
+    def forsake(self, seat: Seat) -> None:
+        """A worker hangs or is gone: what waits for its answer moves to another, where that is allowed."""
+        for connection in list(self._connections):
+            connection.forsake(seat)
 
     async def drain(self) -> None:
         """Let requests under way finish, close connections as they fall idle, cut off what is left after the limit."""

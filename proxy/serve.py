@@ -70,6 +70,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         replay = Budget(settings.replay_body, settings.replay_total)
         api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
         relay = Relay(commons)
+        roster.on_eject.append(relay.forsake)
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))
         doubt = Doubt(commons.adopt, probe.ask)

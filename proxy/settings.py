@@ -68,6 +68,11 @@ class ProxySettings:
     max_connections_per_peer: int = setting(8192, "connections of one client's address", parse=positive)
     connect_timeout: float = setting(1.0, "how long a worker may take to accept a connection", unit="seconds")
     response_timeout: float = setting(60.0, "how long a worker may stay silent while it owes an answer", unit="seconds")
+    retry_budget: float = setting(0.2, "requests that may be sent again after a failure, as a part of those that came "
+                                       "in the last 10 seconds, 0 to 1; 0 sends none again", parse=part)  # fmt: skip
+    hedge_after: float = setting(0.0, "how long a worker that promised that it is safe may take to begin its answer "
+                                      "before another is asked as well; 0 asks no other", unit="seconds")  # fmt: skip
+    tunnel_idle: float = setting(600.0, "how long a WebSocket may stay silent", unit="seconds")
     header_timeout: float = setting(15.0, "how long a client may take to send a request's head", unit="seconds")
     body_timeout: float = setting(30.0, "how long a client may take to send a request's body; a second more for each "
                                         "16 KiB that arrived", unit="seconds")  # fmt: skip

@@ -22,6 +22,8 @@ class Stats:
         self.grpc_latencies = [0] * (len(BUCKETS) + 1)
         self.grpc_seconds = 0.0
         self.failures: Counter[Failure] = Counter()  # failed attempts, by kind
+        self.hedges = 0  # second attempts because the first took long
+        self.hedges_won = 0  # of which the answer counted
         self.cancelled = 0  # clients that left before their answer
         self.truncated = 0  # answers that a worker broke off half-way
 

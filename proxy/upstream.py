@@ -44,7 +44,8 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to one worker, used by one exchange at a time."""
 
     __slots__ = ("_answered", "_body", "_buffer", "_caller", "_complete", "_keep_alive", "_max_head", "_method",
-                 "_on_idle", "_tunnel", "_websocket", "key", "last_active", "loop", "reused", "transport")  # fmt: skip
+                 "_on_idle", "_tunnel", "_websocket", "key", "last_active", "loop", "reused", "took",
+                 "transport")  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -59,6 +60,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.loop = loop
         self.reused = False  # it has served before, and nothing has come yet of the next answer
         self.last_active = loop.time()
+        self.took = 0.0  # seconds from the end of the request to the head of its answer
         self._max_head = max_head
         self._on_idle = on_idle
         self._caller: Caller | None = None
@@ -117,11 +119,11 @@ class UpstreamConnection(asyncio.Protocol):
         if caller is None or self._complete:
             self.transport.abort()  # an answer that nobody asked for: not to be mistaken for the next one
             return
-        self.last_active = self.loop.time()
         self.reused = False
         if self._body is None and not self._tunnel:
             self._read_head(data)
         else:
+            self.last_active = self.loop.time()
             self._read_body(caller, data)
 
     def eof_received(self) -> None:  # noqa: D102
@@ -172,6 +174,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _start_body(self, caller: Caller, head: ResponseHead, received: bytes) -> None:
         self._buffer = b""
+        # Not before: what drips interim answers or an endless head owes its answer all the same.
+        now = self.loop.time()
+        self.took = now - self.last_active
+        self.last_active = now
         if head.status == 101:
             if not (self._websocket and head.upgrade.lower() == b"websocket"):
                 self._fail(Failure.GARBAGE)

@@ -1,0 +1,237 @@
+"""The attempts that are made for one request: at whom, how often, and when two at once. `exchange` adds what is sent.
+
+a worker has room           → it is asked
+all that fit are full       → the request waits for its turn at the roster, which bounds that in length and time
+an attempt fails            → what `dispatch` says, and, if the request would be sent again, the retry budget
+a worker refuses (503 …)    → as if it had failed, but only while another fit worker has room; else it is heard
+a worker hangs or is gone   → somebody else found that out: the request moves to another, if it may run twice
+no answer after a while     → if hedging is on: a second attempt beside the first, and the first answer counts
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from muster.errors import ClusterError
+from proxy import dispatch
+from proxy.attempt import Attempt, Owner
+from proxy.commons import Commons
+from proxy.dispatch import Attempts, Failure, Step
+from proxy.heads import RequestHead, ResponseHead
+from proxy.health import Outcome
+from proxy.replay import Copy
+from proxy.roster import Busy
+from proxy.seats import Seat
+from proxy.upstream import UpstreamConnection
+from proxy.waiting import Ticket
+from proxy.wants import ANY
+
+MANY = 5
+"""Attempts from which on the time that they take counts: where nobody can be reached, there has to be an end."""
+
+
+class Trials(Owner):
+    """A request and its attempts. `attempt` is the one that leads, and `connection` what it has."""
+
+    __slots__ = ("_commons", "_copy", "_second", "_ticket", "_tried", "answered", "attempt", "attempts", "body_done",
+                 "connection", "head", "seat", "started", "want")  # fmt: skip
+
+    def __init__(self, commons: Commons, head: RequestHead) -> None:
+        self._commons = commons
+        self.head = head
+        self.want = ANY
+        self.started = perf_counter()
+        self.body_done = False
+        self.answered = False
+        self.attempts = Attempts()
+        self.attempt: Attempt | None = None
+        self.connection: UpstreamConnection | None = None
+        self.seat: Seat | None = None  # of the attempt that leads, or was the last to
+        self._second: Attempt | None = None  # beside the one that leads
+        self._ticket: Ticket[Seat] | None = None  # while it waits for a worker that has room
+        self._tried: list[Seat] = []
+        self._copy = Copy(commons.replay)
+
+    # What an exchange does
+
+    def _give_up(self, error: ClusterError) -> None:
+        """There will be no answer."""
+        raise NotImplementedError
+
+    def _resume_client(self) -> None:
+        """Whoever did not keep up with the request's body is not in question any more."""
+        raise NotImplementedError
+
+    # The next attempt
+
+    def _seek(self, failure: Failure | None = None) -> None:
+        """Ask the next worker, at once or when it has room. `failure`: how the last attempt ended."""
+        roster = self._commons.roster
+        try:
+            seat = roster.lease(self._tried, self.want)
+        except Busy:
+            self._wait()
+        except ClusterError as error:
+            # The model may have gone with its last worker; how the attempt ended says more.
+            self._give_up(error if failure is None else dispatch.error_of(failure))
+        else:
+            self._ask(seat)
+
+    def _ask(self, seat: Seat) -> None:
+        self.attempts.made += 1
+        self.seat = seat
+        self.attempt = attempt = Attempt(self._commons, self, seat)
+        # A kept connection may turn out dead. What could not be sent again then had better not start on one.
+        attempt.begin(fresh=self._too_large)
+
+    def _wait(self) -> None:
+        try:
+            self._ticket = self._commons.roster.wait(self.want, self._tried, self._on_turn)
+        except ClusterError as error:  # too many wait already
+            self._give_up(error)
+
+    def _on_turn(self, turn: Seat | ClusterError) -> None:
+        self._ticket = None
+        if isinstance(turn, ClusterError):
+            self._give_up(turn)
+        else:
+            self._ask(turn)
+
+    # Failed attempts
+
+    def _failed(self, attempt: Attempt, failure: Failure) -> None:
+        """An attempt ended without a part of an answer."""
+        self._commons.stats.failures[failure] += 1
+        if self._has_other(attempt, failure.outcome):
+            return
+        step = self._next_step(attempt, failure)
+        if step is not Step.GIVE_UP and failure is not Failure.UNREACHABLE and not self._commons.retries.take():
+            step = Step.GIVE_UP
+        if step is Step.FRESH_CONNECTION:
+            self.attempts.refreshed = True
+            self.attempts.made += 1
+            self.attempts.sent -= 1
+            self.connection = None
+            attempt.again()
+            return
+        self._leave(attempt, failure.outcome)
+        if step is Step.ANOTHER_WORKER:
+            self._seek(failure)
+        else:
+            self._give_up(dispatch.error_of(failure))
+
+    def _passed_over(self, attempt: Attempt, head: ResponseHead) -> bool:
+        """Is that an answer for which another worker may be asked instead, and is there one? Then it has been."""
+        replay_safe = attempt.seat.worker.replay_safe
+        failure = dispatch.refusal(head.status, names_model=self.want.model is not None, replay_safe=replay_safe)
+        if failure is None:
+            return False
+        outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
+        if not self._has_other(attempt, outcome):
+            if self._next_step(attempt, failure) is not Step.ANOTHER_WORKER or not self._may_move(attempt):
+                return False
+            self._leave(attempt, outcome)
+            self._seek(failure)
+        self._commons.stats.failures[failure] += 1
+        return True
+
+    def forsake(self, seat: Seat) -> None:
+        """The worker was found to hang or to be gone: move to another one, if that is allowed and there is one."""
+        if self.answered:
+            return
+        for attempt in (self._second, self.attempt):
+            if attempt is None or attempt.seat is not seat:
+                continue
+            failure = Failure.UNREACHABLE if attempt.connection is None else Failure.HUNG
+            if self._has_other(attempt, failure.outcome):
+                self._commons.stats.failures[failure] += 1
+            elif self._next_step(attempt, failure) is Step.ANOTHER_WORKER and self._may_move(attempt):
+                self._commons.stats.failures[failure] += 1
+                self._leave(attempt, failure.outcome)
+                self._seek(failure)
+
+    def _may_move(self, attempt: Attempt) -> bool:
+        """Has another fit worker room, and does the budget allow to send the request again? Then that is counted."""
+        if not self._commons.roster.spare([*self._tried, attempt.seat], self.want):
+            return False
+        return attempt.connection is None or self._commons.retries.take()
+
+    def _leave(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The attempt that leads is over; its worker is not asked again."""
+        self._tried.append(attempt.seat)
+        self.attempt = self.connection = None
+        attempt.drop(outcome)
+
+    def _next_step(self, attempt: Attempt, failure: Failure) -> Step:
+        if self.attempts.made >= MANY and perf_counter() - self.started > self._commons.settings.response_timeout:
+            return Step.GIVE_UP
+        safe = self._safe_twice(attempt.seat)
+        return dispatch.next_step(failure, self.attempts, safe_twice=safe, replayable=self._copy.whole)
+
+    def _safe_twice(self, seat: Seat) -> bool:
+        return self.head.idempotent or seat.worker.replay_safe
+
+    @property
+    def _too_large(self) -> bool:
+        """Is the body known to be more than is kept to be sent again?"""
+        return (self.head.content_length or 0) > self._commons.replay.each
+
+    # Two attempts at once
+
+    def hedge(self) -> None:
+        """No answer came for a while: ask another worker as well, if there is one."""
+        attempt = self.attempt
+        if attempt is None or attempt.connection is None or self._second is not None or self.answered:
+            return
+        if self._next_step(attempt, Failure.HUNG) is not Step.ANOTHER_WORKER or not self._may_move(attempt):
+            return
+        try:
+            seat = self._commons.roster.lease([*self._tried, attempt.seat], self.want)
+        except ClusterError:  # it had room a moment ago
+            return
+        self._commons.stats.hedges += 1
+        self.attempts.made += 1
+        self._second = second = Attempt(self._commons, self, seat)
+        second.begin(fresh=False)
+
+    def _expect(self) -> None:
+        """All of the request is sent. From now on the worker's time counts."""
+        if self._commons.hedges.delay and self._copy.whole:
+            self._commons.hedges.watch(self)
+
+    def _choose(self, attempt: Attempt) -> None:
+        """This attempt's answer counts. The other one, if there is one, is given up."""
+        if self._commons.hedges.delay:
+            self._commons.hedges.leave(self)
+        if self._second is not None:
+            if attempt is self._second:
+                self._commons.stats.hedges_won += 1
+            self._has_other(self.attempt if attempt is self._second else self._second, Outcome.CANCELLED)
+
+    def _has_other(self, attempt: Attempt | None, outcome: Outcome) -> bool:
+        """If two attempts are under way, give this one up and go on with the other."""
+        second = self._second
+        if attempt is None or second is None:
+            return False
+        self._second = None
+        if attempt is not second:
+            self.attempt = second
+            self.connection = second.connection
+            self.seat = second.seat
+            self._resume_client()
+        self._tried.append(attempt.seat)
+        attempt.drop(outcome)
+        return True
+
+    def _abandon(self, outcome: Outcome, *, flush: bool = False) -> None:
+        """Nobody wants an answer any more: nothing stays behind."""
+        if self._commons.hedges.delay:
+            self._commons.hedges.leave(self)
+        if self._ticket is not None:
+            self._ticket.cancel()
+            self._ticket = None
+        for attempt in (self.attempt, self._second):
+            if attempt is not None:
+                attempt.drop(outcome, flush=flush)
+        self.attempt = self._second = self.connection = None
+        self._copy.forget()
