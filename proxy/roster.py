@@ -268,24 +268,28 @@ class Roster:
                 self._seat_all()
                 return
             if seat in round_.order.seats and seat not in ticket.tried:
-                self._picks += 1
-                seat.last_pick = self._picks
-                seat.picks += 1
-                seat.in_flight += 1
-                self.line.seat(ticket, seat)
+                self.line.seat(ticket, self._taken(seat))
 
     def _seat_all(self) -> None:
         """Let everybody who waits try again, in order: somebody may have come, or the last one gone."""
         assert self.line is not None  # noqa: S101
         for ticket in self.line:
             try:
-                seat = self.lease(ticket.tried, ticket.want)
+                round_ = self._round(ticket.want)
+                seat = round_.order.step(ticket.tried) or self._last_resort(round_, ticket.tried)
             except Busy:
                 continue
             except ClusterError as error:
                 self.line.dismiss(ticket, error)
             else:
-                self.line.seat(ticket, seat)
+                self.line.seat(ticket, self._taken(seat))
+
+    def _taken(self, seat: Seat) -> Seat:
+        self._picks += 1
+        seat.last_pick = self._picks
+        seat.picks += 1
+        seat.in_flight += 1
+        return seat
 
     # What was seen of a worker
 
