@@ -98,7 +98,7 @@ def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:
     )
     limits = Limits(settings.max_in_flight, settings.processes)
     roster = Roster(loop.time, policy, strategy=STRATEGIES[settings.strategy], limits=limits)
-    roster.may_wait(loop, settings.queue // settings.processes, settings.queue_timeout)
+    roster.may_wait(loop, -(-settings.queue // settings.processes), settings.queue_timeout)
     return roster
 
 

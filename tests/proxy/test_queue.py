@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from muster.errors import ClusterError, NoWorkers, Overloaded, UnknownModel
 from muster.values import Snapshot, Worker
@@ -74,17 +76,18 @@ class Site:
         self.loop = Loop()
         self.roster = Roster(self.loop.time, Policy(Rest(1.0, 8.0), slow_start=0.0), limits=Limits(capacity))
         self.roster.may_wait(self.loop, limit, 2.0)
-        self.list(has)
+        self.announce(has)
         self.heard: dict[str, Seat | ClusterError] = {}
 
-    def list(self, has: Mapping[str, Sequence[str]]) -> None:
+    def announce(self, has: Mapping[str, Sequence[str]]) -> None:
         workers = (Worker(name, "127.0.0.1", 9000 + ord(name), models=tuple(models)) for name, models in has.items())
         self.roster.apply(Snapshot(1, tuple(workers)))
 
     def fill(self) -> list[Seat]:
         """Take every free seat."""
-        return [self.roster.lease((), Want(model)) for seat in self.roster.seats
-                for model in [(seat.worker.models or ("",))[0]] for _ in range(seat.limit - seat.in_flight)]  # fmt: skip
+        seats = list(self.roster.seats)
+        return [self.roster.lease([other for other in seats if other is not seat])
+                for seat in seats for _ in range(seat.limit - seat.in_flight)]  # fmt: skip
 
     def wait(self, name: str, want: Want = ANY, tried: Sequence[Seat] = ()) -> Ticket[Seat]:
         with pytest.raises(Busy):
@@ -272,7 +275,7 @@ def test_a_new_worker_serves_those_who_wait() -> None:
     site.fill()
     site.wait("one")
     site.wait("two")
-    site.list({"a": ["digits"], "b": ["digits"]})
+    site.announce({"a": ["digits"], "b": ["digits"]})
     site.loop.run()
     assert site.got() == {"one": "b"}
 
@@ -282,10 +285,10 @@ def test_when_the_last_worker_leaves_those_who_wait_are_told() -> None:
     site.fill()
     site.wait("one", DIGITS)
     site.wait("two", CATS)
-    site.list({"b": ["cats"]})
+    site.announce({"b": ["cats"]})
     site.loop.run()
     assert site.got() == {"one": "NoWorkers"}
-    site.list({"b": ["dogs"]})
+    site.announce({"b": ["dogs"]})
     site.loop.run()
     assert site.got()["two"] == "UnknownModel"
     assert isinstance(site.heard["one"], NoWorkers)
@@ -296,7 +299,7 @@ def test_a_worker_that_left_serves_nobody_who_waits() -> None:
     site = Site({"a": ["digits"], "b": ["digits"]})
     a, b = site.fill()
     site.wait("one")
-    site.list({"b": ["digits"]})
+    site.announce({"b": ["digits"]})
     site.finish(a)
     assert site.got() == {}
     site.finish(b)
@@ -330,65 +333,74 @@ def test_an_address_is_handed_out_whether_or_not_there_is_room() -> None:
     assert {site.roster.next().worker.id for _ in range(4)} == {"a", "b"}
 
 
-_MODELS = {"a": ["digits"], "b": ["digits", "cats"], "c": ["cats"]}
-_STEPS = st.lists(
-    st.sampled_from(["ask digits", "ask cats", "ask any", "finish", "fail", "cancel", "list", "wait", "turn"]),
-    max_size=60,
-)
+class Busyness(RuleBasedStateMachine):
+    """Anything that can happen while workers are full: nobody is forgotten, nothing leaks, no limit is passed."""
 
+    MODELS: Mapping[str, Sequence[str]] = {"a": ["digits"], "b": ["digits", "cats"], "c": ["cats"]}
 
-@given(_STEPS, st.data())
-def test_nobody_is_forgotten_nothing_leaks_and_no_limit_is_passed(steps: list[str], data: st.DataObject) -> None:
-    site = Site(_MODELS, capacity=2, limit=5)
-    roster, loop = site.roster, site.loop
-    assert roster.line is not None
-    leased: list[Seat] = []
-    waiting: list[Ticket[Seat]] = []
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = Site(self.MODELS, capacity=2, limit=5)
+        self.leased: list[Seat] = []
+        self.waiting: list[Ticket[Seat]] = []
 
-    def turn(ticket: Ticket[Seat], outcome: Seat | ClusterError) -> None:
-        waiting.remove(ticket)
-        if isinstance(outcome, Seat):
-            leased.append(outcome)
-
-    def ask(want: Want) -> None:
-        try:
-            leased.append(roster.lease((), want))
-        except Busy:
+    @rule(want=st.sampled_from([DIGITS, CATS, ANY]))
+    def ask(self, want: Want) -> None:
+        roster = self.site.roster
+        with suppress(NoWorkers, UnknownModel, Overloaded):
             try:
-                ticket = roster.wait(want, (), lambda outcome: turn(ticket, outcome))
-            except Overloaded:
-                return
-            waiting.append(ticket)
-        except ClusterError:
-            pass
+                self.leased.append(roster.lease((), want))
+            except Busy:
+                ticket = roster.wait(want, (), lambda outcome: self.turn(ticket, outcome))
+                self.waiting.append(ticket)
 
-    for step in steps:
-        match step:
-            case "ask digits":
-                ask(DIGITS)
-            case "ask cats":
-                ask(CATS)
-            case "ask any":
-                ask(ANY)
-            case "finish" | "fail" if leased:
-                seat = leased.pop(data.draw(st.integers(0, len(leased) - 1)))
-                roster.release(seat, data.draw(st.sampled_from(Outcome)) if step == "fail" else Outcome.ANSWERED, 0.1)
-            case "cancel" if waiting:
-                waiting.pop(data.draw(st.integers(0, len(waiting) - 1))).cancel()
-            case "list":
-                ids = data.draw(st.sampled_from(["abc", "ab", "c", ""]))
-                site.list({name: _MODELS[name] for name in ids})
-            case "wait":
-                loop.run(data.draw(st.floats(0.0, 3.0)))
-            case "turn":
-                roster.turn()
-        if data.draw(st.booleans()):
-            loop.run()
-        assert len(roster.line) <= 5
-        assert all(seat.in_flight <= seat.limit for seat in roster.seats)
-    loop.run(2.0)
-    assert not waiting
-    assert loop.timers == 0
-    for seat in leased:
-        roster.release(seat, Outcome.ANSWERED, 0.1)
-    assert all(seat.in_flight == 0 for seat in roster.seats)
+    def turn(self, ticket: Ticket[Seat], outcome: Seat | ClusterError) -> None:
+        self.waiting.remove(ticket)
+        if isinstance(outcome, Seat):
+            self.leased.append(outcome)
+
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data(), outcome=st.just(Outcome.ANSWERED) | st.sampled_from(Outcome), seconds=st.floats(0, 5))
+    def finish(self, data: st.DataObject, outcome: Outcome, seconds: float) -> None:
+        seat = self.leased.pop(data.draw(st.integers(0, len(self.leased) - 1)))
+        self.site.roster.release(seat, outcome, seconds)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1))).cancel()
+
+    @rule(names=st.sampled_from(["abc", "ab", "c", ""]))
+    def announce(self, names: str) -> None:
+        self.site.announce({name: self.MODELS[name] for name in names})
+
+    @rule(seconds=st.floats(0.0, 3.0))
+    def wait(self, seconds: float) -> None:
+        self.site.loop.run(seconds)
+
+    @rule()
+    def second(self) -> None:
+        self.site.roster.turn()
+
+    @rule()
+    def soon(self) -> None:
+        self.site.loop.run()
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        line = self.site.roster.line
+        assert line is not None
+        assert len(line) <= 5
+        assert all(seat.in_flight <= seat.limit for seat in self.site.roster.seats)
+
+    def teardown(self) -> None:
+        self.site.loop.run(2.0)
+        assert not self.waiting
+        assert self.site.loop.timers == 0
+        for seat in self.leased:
+            self.site.roster.release(seat, Outcome.ANSWERED, 0.1)
+        assert all(seat.in_flight == 0 for seat in self.site.roster.seats)
+
+
+TestBusyness = Busyness.TestCase
+TestBusyness.settings = settings(max_examples=60, stateful_step_count=40)
