@@ -61,11 +61,11 @@ def save_models(root: Path) -> dict[str, np.ndarray[Any, Any]]:
     half.serve = tf.function(lambda x: {"y": x / 2 + 2}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     tf.saved_model.save(half, str(root / "half_plus_two" / "1"), signatures=half.serve)
     network = tf.keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3))
-    image = tf.Module()
-    image.network = network
+    archive = tf.keras.export.ExportArchive()
+    archive.track(network)
     spec = tf.TensorSpec([None, 96, 96, 3], tf.float32, name="x")
-    image.serve = tf.function(lambda x: {"y": network(x, training=False)}, input_signature=[spec])
-    tf.saved_model.save(image, str(root / "mobilenet_96" / "1"), signatures=image.serve)
+    archive.add_endpoint("serve", lambda x: {"y": network(x, training=False)}, input_signature=[spec])
+    archive.write_out(str(root / "mobilenet_96" / "1"), verbose=False)
     pixels = np.random.default_rng(1).random((1, 96, 96, 3), dtype=np.float32)
     return {"half_plus_two": np.array([1, 2, 5], np.float32), "mobilenet_96": pixels}
 
