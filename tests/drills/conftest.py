@@ -1,0 +1,64 @@
+"""What every drill may ask for, and the figures at the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.consul_agent import ConsulAgent
+from tests.drills.cluster import Cluster
+
+Figure = Callable[[str], None]
+
+_figures: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("drill")
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """Say what was measured."""
+
+    def say(sentence: str) -> None:
+        _figures.append(f"{request.node.name}: {sentence}")
+        print(sentence)
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("figures of the drills")
+        for line in _figures:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="package")
+def drill_consul() -> Iterator[ConsulAgent]:
+    """An agent for drills that leave it alone."""
+    agent = ConsulAgent()
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+@pytest.fixture
+def cluster(drill_consul: ConsulAgent, tmp_path: Path) -> Iterator[Cluster]:
+    """No proxy and no worker yet."""
+    with Cluster(drill_consul, tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def three(cluster: Cluster) -> Cluster:
+    """A proxy as it comes, and three workers."""
+    cluster.proxy()
+    for _ in range(3):
+        cluster.worker()
+    return cluster

@@ -1,0 +1,52 @@
+"""2. A worker hangs for ten seconds: it takes connections and answers nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from tests.drills.cluster import Cluster, form, until
+from tests.drills.conftest import Figure
+
+HEDGE = 0.1
+"""Seconds after which a request that nobody has answered is sent to a second worker."""
+
+
+def test_a_worker_that_is_stopped_costs_no_request_and_little_time(cluster: Cluster, figure: Figure) -> None:
+    cluster.proxy("--hedge-delay", str(HEDGE))
+    for _ in range(3):
+        cluster.worker(delay=0.01)
+    hung = cluster.workers[0]
+    calm, event = form(10, 4), 10
+    load = cluster.load(calm + event + form(20, 6))
+    time.sleep(calm)
+    stopped = hung.signal(signal.SIGSTOP)
+    until(lambda: cluster.listed().get(hung.id, {"state": "gone"})["state"] != "ready", "it is ejected", 5)
+    ejected = time.monotonic() - stopped
+    time.sleep(max(0.0, stopped + event - time.monotonic()))
+    hung.signal(signal.SIGCONT)
+    before = len(hung.seen["arrivals"])
+    until(lambda: len(hung.seen["arrivals"]) > before + 5, "it is sent requests again", 30)
+    outcome = load.wait()
+    normal = outcome.between(0, stopped - 0.5).milliseconds(99)
+    during = outcome.between(stopped - 0.05, stopped + event).milliseconds(99)
+    figure(
+        f"{len(outcome)} requests, {len(outcome.failures)} failed; ejected after {ejected * 1000:.0f} ms; "
+        f"p99 {normal:.1f} ms before, {during:.1f} ms during; hedging after {HEDGE * 1000:.0f} ms"
+    )
+    outcome.without_failures()
+    assert ejected <= 1.0
+    assert during <= 2 * normal + HEDGE * 1000
+
+
+def test_a_worker_that_is_stopped_costs_no_request_without_hedging(three: Cluster, figure: Figure) -> None:
+    hung = three.workers[0]
+    load = three.load(form(25, 8))
+    time.sleep(2)
+    stopped = hung.signal(signal.SIGSTOP)
+    time.sleep(form(10, 3))
+    hung.signal(signal.SIGCONT)
+    outcome = load.wait()
+    longest = max(request.seconds for request in outcome.requests if request.due > stopped - 0.1)
+    figure(f"{len(outcome)} requests, {len(outcome.failures)} failed without hedging; the longest took {longest:.2f} s")
+    outcome.without_failures()
