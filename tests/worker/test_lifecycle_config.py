@@ -207,6 +207,27 @@ async def test_the_file_is_read_again_and_one_that_does_not_parse_changes_nothin
         await life.serves(b=[4])
 
 
+@pytest.mark.parametrize(
+    ("there", "sentence"),
+    [((), "cannot be read: No such file"), (("saved_model.pb",), "has no version: no directory in it has a number")],
+)
+async def test_what_the_start_waits_for_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, there: tuple[str, ...], sentence: str
+) -> None:
+    base = tmp_path / "m"
+    for name in there:
+        (base / name).mkdir(parents=True)
+    publish(tmp_path / "other", 1)
+    async with living(**flags(tmp_path, entry("m", base), entry("other", tmp_path / "other"))) as life:
+        starting = asyncio.create_task(life.manager.ready())
+        await life.serves(other=[1])  # which takes several looks
+        assert caplog.text.count(sentence) == 1
+        assert str(base) in caplog.text
+        publish(base, 1)
+        await starting
+        assert caplog.text.count(sentence) == 1
+
+
 # Labels
 
 

@@ -87,7 +87,7 @@ class Configured:
 
     def __init__(self) -> None:
         self.models: Models = {}
-        self._unreadable: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
 
     def look(self) -> Mapping[str, Place]:
         """See Places."""
@@ -102,13 +102,19 @@ class Configured:
                 if version is not None and child.is_dir():
                     versions[version] = Found(model.name, version, child)
         except OSError as error:
-            reason = f"{model.base_path} of the model {model.name!r} cannot be read: {error.strerror}"
-            if self._unreadable.get(model.name) != reason:
-                log.warning("%s", reason)
-            self._unreadable[model.name] = reason
+            self._complain(model, f"cannot be read: {error.strerror}")
             return None
-        self._unreadable.pop(model.name, None)
+        if versions:
+            self._problems.pop(model.name, None)
+        else:
+            self._complain(model, "has no version: no directory in it has a number as its name")
         return versions
+
+    def _complain(self, model: ModelConfig, problem: str) -> None:
+        """Say what is wrong with a model's base path, once; and again when it had been well in between."""
+        if self._problems.get(model.name) != problem:
+            log.warning("%s of the model %r %s", model.base_path, model.name, problem)
+        self._problems[model.name] = problem
 
 
 class Source:
