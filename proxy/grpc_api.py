@@ -15,7 +15,8 @@ from typing import Any
 from proxy.commons import Commons
 from proxy.grpc_channels import Channels
 from proxy.grpc_quietly import grpc
-from proxy.grpc_relay import GrpcRelay, Refused
+from proxy.grpc_relay import GrpcRelay
+from proxy.grpc_trials import Refused
 from proxy.grpc_wants import SERVICE, UNARY
 
 MAX_MESSAGE = 2**31 - 1
