@@ -45,6 +45,10 @@ class Running:
         self.covers: set[int] = set()
         """Whose parts of the port it listens on besides its own."""
         self.changed = asyncio.Event()
+        self.over = asyncio.Event()
+        """Set when it has ended."""
+        self.cut = False
+        """Its line is closed: it has ended, or is about to."""
         self._process = process
         self._line = line
         self._heard = b""
@@ -66,6 +70,7 @@ class Running:
         asyncio.get_running_loop().remove_reader(self._line)
         self._line.close()
         self.leaving = True
+        self.over.set()
         self.changed.set()
 
     def terminate(self) -> None:
@@ -97,7 +102,7 @@ class Running:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._line)
-            self.leaving = True
+            self.leaving = self.cut = True
         *lines, self._heard = (self._heard + data).split(b"\n")
         self.ready = self.ready or READY in lines
         self.leaving = self.leaving or LEAVING in lines
@@ -164,8 +169,10 @@ class Parent:
 
     async def _again(self, gone: Running, backoff: Backoff) -> Running:
         """A process in the place of one that ends or has ended by itself."""
+        if gone.cut:
+            await gone.over.wait()
         if gone.status is None:
-            log.warning("process %d takes no new connections; another takes its place", gone.number)
+            log.info("process %d takes no new connections; another takes its place", gone.number)
         else:
             log.warning("process %d %s", gone.number, ending(gone.status))
             if gone.status and not gone.ready and not self._listened:

@@ -1,0 +1,206 @@
+"""Several proxy processes on one port: whichever ends, however it ends, no client that comes meanwhile notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+import pytest
+
+from tests.consul_agent import free_ports
+from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, get
+
+START = 30.0
+"""Seconds that several processes may take to start on a busy machine."""
+
+
+class Family:
+    """A parent and its children."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, grpc_port: int) -> None:
+        self.process = process
+        self.proxy = RunningProxy(port)
+        self.grpc_port = grpc_port
+        self.said = b""
+
+    @property
+    def children(self) -> list[int]:
+        with suppress(psutil.NoSuchProcess):
+            return sorted(child.pid for child in psutil.Process(self.process.pid).children())
+        return []
+
+    async def says(self, text: bytes, times: int = 1) -> None:
+        """Wait until it has logged `text` that often."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(START):
+            while self.said.count(text) < times:
+                line = await self.process.stderr.readline()
+                assert line, self.said.decode()
+                self.said += line
+
+
+@asynccontextmanager
+async def family(*options: str, processes: int = 2) -> AsyncIterator[Family]:
+    port, grpc_port = free_ports(2)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), "--grpc-port", str(grpc_port),
+        "--processes", str(processes), "--access-log", "off", *options, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    one = Family(process, port, grpc_port)
+    try:
+        yield one
+    finally:
+        children = [psutil.Process(pid) for pid in one.children]
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, DEADLINE)
+        assert not alive, "a child outlives its parent"
+
+
+@asynccontextmanager
+async def serving(*options: str, processes: int = 2) -> AsyncIterator[Family]:
+    """A family in front of a worker, all processes listening."""
+    worker = ScriptedWorker(name="w")
+    await worker.start()
+    async with family(
+        "--registry", f"static://127.0.0.1:{worker.port}", "--no-grpc", *options, processes=processes
+    ) as one:
+        await one.says(b"listening on", processes)
+        yield one
+    await worker.stop()
+
+
+class Visitors:
+    """Clients that come all the time, each with a connection of its own, while the block lasts."""
+
+    def __init__(self, proxy: RunningProxy) -> None:
+        self._proxy = proxy
+        self._over = False
+        self.served = 0
+        self.failed: list[BaseException] = []
+
+    async def come(self) -> None:
+        while not self._over:
+            try:
+                got = await self._proxy.ask(get())
+                assert got.status == 200
+                self.served += 1
+            except (OSError, AssertionError, TimeoutError) as error:
+                self.failed.append(error)
+
+    async def more(self, number: int) -> None:
+        """Wait until so many more were served."""
+        goal = self.served + number
+        async with asyncio.timeout(START):
+            while self.served < goal and not self.failed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert not self.failed
+
+    async def __aenter__(self) -> Visitors:
+        self._tasks = [asyncio.create_task(self.come()) for _ in range(4)]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._over = True
+        await asyncio.gather(*self._tasks)
+
+
+async def test_clients_that_come_while_a_process_is_asked_to_end_are_served_by_the_other() -> None:
+    async with serving() as one, Visitors(one.proxy) as visitors:
+        await visitors.more(50)
+        first, second = one.children
+        os.kill(first, signal.SIGTERM)
+        await visitors.more(200)
+        await one.says(b"listening on", 3)
+        await visitors.more(100)
+        assert second in one.children
+        assert first not in one.children
+        os.kill(second, signal.SIGTERM)
+        await one.says(b"listening on", 4)
+        await visitors.more(100)
+    assert not visitors.failed
+
+
+async def test_all_processes_are_replaced_one_by_one_and_nobody_notices() -> None:
+    async with serving() as one, Visitors(one.proxy) as visitors:
+        await visitors.more(50)
+        before = set(one.children)
+        one.process.send_signal(signal.SIGHUP)
+        await one.says(b"the processes are replaced")
+        await visitors.more(100)
+        async with asyncio.timeout(DEADLINE):
+            while before & set(one.children):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert len(one.children) == 2
+    assert not visitors.failed
+
+
+async def test_a_process_that_is_killed_is_started_again_and_its_part_of_the_port_is_served_meanwhile() -> None:
+    async with serving() as one:
+        first, _ = one.children
+        os.kill(first, signal.SIGKILL)
+        await one.says(b"was killed by SIGKILL")
+        for _ in range(50):  # by chance half of them come to its part
+            assert (await one.proxy.ask(get())).status == 200
+        await one.says(b"listening on", 3)
+        for _ in range(20):
+            assert (await one.proxy.ask(get())).status == 200
+
+
+async def test_asked_to_end_the_parent_ends_all_and_the_port_refuses() -> None:
+    async with serving() as one, one.proxy.client() as client:
+        assert (await client.ask(get())).status == 200
+        one.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(one.process.wait(), DEADLINE) == 0
+        assert one.children == []
+        with pytest.raises(ConnectionError):
+            await one.proxy.connect()
+
+
+async def test_the_port_is_closed_until_a_process_has_its_first_snapshot() -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(never, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with silent, family("--registry", f"consul://127.0.0.1:{port}") as one:
+        await one.says(b"waiting for the registry's first word", 2)
+        for tried in (one.proxy.port, one.grpc_port):
+            with pytest.raises(ConnectionError):
+                await RunningProxy(tried).connect()
+
+
+async def test_a_port_that_is_taken_is_named_and_ends_all() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with family("--port", str(port), "--registry", "static://") as one:
+            _, said = await asyncio.wait_for(one.process.communicate(), START)
+    assert one.process.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: address already in use" in said.decode()
+    assert b"Traceback" not in said
+
+
+async def test_processes_that_cannot_start_end_the_parent_with_an_error() -> None:
+    async with family("--registry", "zookeeper://x") as one:
+        _, said = await asyncio.wait_for(one.process.communicate(), START)
+    assert one.process.returncode == 1
+    assert b"zookeeper" in said
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1000"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(number: str) -> None:
+    from proxy.settings import processes
+
+    with pytest.raises(ValueError, match="process|whole number"):
+        processes(number)
+
+
