@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from muster.errors import BadRequest, ClusterError, NoWorkers, UnknownModel
 from muster.values import Snapshot, Worker
-from proxy.roster import MISSED, Policy, Rest, Roster
+from proxy.health import Outcome, Policy, Rest
+from proxy.roster import MISSED, Roster
 from proxy.wants import ANY, Want
 from tests.proxy.test_roster import Clock
 
@@ -37,7 +38,7 @@ def roster_of(has: Mapping[str, Models], clock: Clock | None = None, grpc: str =
 
 def pick(roster: Roster, want: Want, *, failed: bool = False) -> str:
     seat = roster.lease((), want)
-    roster.release(seat, failed=failed)
+    roster.release(seat, Outcome.REFUSED if failed else Outcome.ANSWERED, 0.0)
     return seat.worker.id
 
 
@@ -233,7 +234,7 @@ def test_whatever_happens_nobody_gets_what_it_cannot_do(
                 seat = roster.lease((), want)
             except ClusterError:
                 continue
-            roster.release(seat, failed=failed)
+            roster.release(seat, Outcome.REFUSED if failed else Outcome.ANSWERED, 0.0)
             worker = seat.worker
             assert not worker.empty
             assert not want.grpc or worker.grpc_port

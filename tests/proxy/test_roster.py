@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from muster.errors import NoWorkers
 from muster.values import Snapshot, Worker
 from proxy.balancing import MAX_CYCLE, round_robin
-from proxy.roster import Policy, Rest, Roster
+from proxy.health import Outcome, Policy, Rest
+from proxy.roster import Roster
 
 
 class Clock:
@@ -36,7 +37,7 @@ def picks(roster: Roster, count: int) -> str:
     taken = []
     for _ in range(count):
         seat = roster.lease()
-        roster.release(seat, failed=False)
+        roster.release(seat, Outcome.ANSWERED, 0.0)
         taken.append(seat.worker.id)
     return "".join(taken)
 
@@ -113,7 +114,7 @@ def test_a_worker_that_left_may_still_finish_its_work() -> None:
     seat = roster.lease()
     roster.apply(Snapshot(2))
     assert not seat.listed
-    roster.release(seat, failed=False)
+    roster.release(seat, Outcome.ANSWERED, 0.0)
     with pytest.raises(NoWorkers):
         roster.lease()
 
@@ -125,7 +126,7 @@ def test_rests_grow_and_a_success_ends_them() -> None:
     for _ in range(5):
         seat = next(seat for seat in roster.seats if seat.worker.id == "a")
         seat.in_flight += 1
-        roster.release(seat, failed=True)
+        roster.release(seat, Outcome.REFUSED, 0.0)
         lengths.append(seat.rest_until - clock.now)
         assert picks(roster, 4) == "bbbb"
         clock.now = seat.rest_until
@@ -137,14 +138,14 @@ def test_rests_grow_and_a_success_ends_them() -> None:
 def test_a_worker_whose_client_left_is_not_blamed() -> None:
     roster = roster_of("a")
     seat = roster.lease()
-    roster.release(seat, failed=None)
+    roster.release(seat, Outcome.CANCELLED)
     assert (seat.in_flight, seat.failures) == (0, 0)
 
 
 def test_the_rest_of_one_does_not_double_the_load_of_its_neighbour() -> None:
     roster = roster_of("abcd")
     seat = roster.lease()
-    roster.release(seat, failed=True)
+    roster.release(seat, Outcome.REFUSED, 0.0)
     assert Counter(picks(roster, 30)) == {"b": 10, "c": 10, "d": 10}
 
 
@@ -152,7 +153,7 @@ def test_when_all_rest_the_one_that_is_due_first_is_asked() -> None:
     clock = Clock()
     roster = roster_of("ab", clock)
     for _ in range(2):
-        roster.release(roster.lease(), failed=True)
+        roster.release(roster.lease(), Outcome.REFUSED, 0.0)
         clock.now += 0.1
     assert roster.lease().worker.id == "a"
 
@@ -176,7 +177,7 @@ def test_no_seat_is_ever_leaked_or_lost(data: st.DataObject) -> None:
                 leases.append(roster.lease())
             case "release" if leases:
                 seat = leases.pop(data.draw(st.integers(0, len(leases) - 1)))
-                roster.release(seat, failed=data.draw(st.sampled_from([True, False, None])))
+                roster.release(seat, data.draw(st.sampled_from(Outcome)), data.draw(st.none() | st.floats(0, 30)))
             case "apply":
                 roster.apply(Snapshot(step, workers(data.draw(st.sampled_from(["abc", "ab", "bcd", "", "a"])))))
             case _:
@@ -184,7 +185,7 @@ def test_no_seat_is_ever_leaked_or_lost(data: st.DataObject) -> None:
         held = Counter(id(seat) for seat in leases)
         assert all(seat.in_flight == held[id(seat)] for seat in roster.seats)
     for seat in leases:
-        roster.release(seat, failed=False)
+        roster.release(seat, Outcome.ANSWERED, 0.0)
         assert seat.in_flight >= 0
     assert all(seat.in_flight == 0 for seat in roster.seats)
 
@@ -193,7 +194,7 @@ def test_one_death_that_ends_many_requests_is_one_failure() -> None:
     roster = roster_of("ab")
     seats = [roster.lease() for _ in range(20)]
     for seat in seats:
-        roster.release(seat, failed=seat.worker.id == "a")
+        roster.release(seat, Outcome.BROKE if seat.worker.id == "a" else Outcome.ANSWERED, 1.0)
     (ann,) = (seat for seat in roster.seats if seat.worker.id == "a")
     assert ann.failures == 1
 
