@@ -39,8 +39,9 @@ class StaticRegistry:
 
     @asynccontextmanager
     async def announce(self, worker: Worker) -> AsyncIterator[Listing]:
-        """Do nothing, and say so."""
-        log.info("%s announces itself nowhere: the registry is a fixed list", worker.id)
+        """Do nothing, and say so where somebody could expect more: a list of nobody is a worker that is alone."""
+        if self._places:
+            log.info("%s announces itself nowhere: the registry is a fixed list", worker.id)
         yield _Unlisted()
 
     async def watch(self) -> AsyncIterator[Snapshot]:

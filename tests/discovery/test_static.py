@@ -139,3 +139,12 @@ async def test_contact_is_as_old_as_the_last_round_of_questions(server: Server) 
             assert registry.contact_age is not None
             assert registry.contact_age < 1
         assert len(eyes.snapshots) == 1
+
+
+@pytest.mark.parametrize(("ports", "lines"), [((1,), 1), ((), 0)])
+async def test_a_worker_that_nobody_asked_to_announce_is_not_told_that_it_does_not(
+    caplog: pytest.LogCaptureFixture, ports: tuple[int, ...], lines: int
+) -> None:
+    caplog.set_level("INFO")
+    async with listing(*ports) as registry, registry.announce(Worker(id="w", host="127.0.0.1", port=1)):
+        assert caplog.text.count("announces itself nowhere") == lines
