@@ -10,7 +10,6 @@ import pytest
 
 from tests.worker.lives import config, entry, living, publish, until
 from worker.models.catalogue import Stage
-from worker.models.servable import ModelProblem
 from worker.status import Code, StatusError
 
 
@@ -215,41 +214,3 @@ async def test_what_is_looked_for_once_is_looked_for_again_with_a_new_configurat
         assert life.catalogue.available == {"m": (1,)}
         await life.manager.reload(config(entry("m", base), entry("other", base.with_name("other"))))
         await life.serves(m=[2], other=[1])
-
-
-def saved(base: Path, version: int, words: str = "whole") -> Path:
-    """A version that looks like a SavedModel to whoever only lists files."""
-    directory = publish(base, version, words)
-    (directory / "saved_model.pb").touch()
-    return directory
-
-
-async def test_a_directory_of_models_is_followed_as_models_and_versions_come_and_go(tmp_path: Path) -> None:
-    for name, version in (("a", 1), ("a", 2), ("b", 1)):
-        saved(tmp_path / name, version)
-    async with living(model=str(tmp_path)) as life:
-        await life.manager.ready()
-        assert life.catalogue.available == {"a": (2,), "b": (1,)}
-        saved(tmp_path / "b", 2)
-        saved(tmp_path / "c", 1)
-        await life.serves(a=[2], b=[2], c=[1])
-        shutil.rmtree(tmp_path / "a")
-        await life.serves(b=[2], c=[1])
-        shutil.rmtree(tmp_path / "b")
-        shutil.rmtree(tmp_path / "c")
-        await life.serves()
-
-
-async def test_a_broken_model_at_the_start_is_one_sentence_at_once(tmp_path: Path) -> None:
-    saved(tmp_path / "a", 1)
-    saved(tmp_path / "b", 1, "broken")
-    async with living(model=str(tmp_path)) as life:
-        with pytest.raises(ModelProblem, match=r"^the model is broken$"):
-            await life.manager.ready()
-        assert life.loader.loaded.count(("b", 1)) == 1
-
-
-async def test_nothing_at_the_path_is_one_sentence_at_once(tmp_path: Path) -> None:
-    async with living(model=str(tmp_path / "missing")) as life:
-        with pytest.raises(ModelProblem, match="there is nothing at"):
-            await life.manager.ready()

@@ -55,6 +55,7 @@ class Manager:
         self._looking = ThreadPoolExecutor(1, "source")
         self._stewards: dict[str, Steward] = {}
         self._models: Models = {}
+        self._there: set[str] = set()  # the models of which some version was there when we last looked
         self._begun = asyncio.Event()
         self._look_now = asyncio.Event()
         self._moved = asyncio.Event()
@@ -71,10 +72,9 @@ class Manager:
             self._begun.set()
             await self._reach(models)
         else:
-            sighting = await self._look()
-            self._apply(sighting)
+            self._apply(await self._look())
             self._begun.set()
-            await self._reach_all({*sighting.models, *sighting.unsettled})
+            await self._reach_all()
         self._workshop.serving()
 
     async def reload(self, message: Any) -> None:
@@ -172,6 +172,9 @@ class Manager:
     def _apply(self, sighting: Sighting) -> None:
         for name, finished in sighting.models.items():
             self._want(name, finished)
+        self._there -= sighting.models.keys()  # of what is not among them nobody can tell: it stays
+        self._there |= sighting.unsettled | {name for name, finished in sighting.models.items() if finished}
+        self._wake()
 
     def _want(self, name: str, finished: Collection[Finished]) -> None:
         steward = self._stewards.get(name)
@@ -188,15 +191,18 @@ class Manager:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def _reach_all(self, names: Collection[str]) -> None:
-        """Return when each of these models is available; raise what is wrong as soon as it is with one."""
+    async def _reach_all(self) -> None:
+        """Return when each model that is there is available; raise what is wrong as soon as it is with one.
+
+        Meanwhile one may go, or get another name.
+        """
         while True:
             moved = self._moved
-            stewards = [self._stewards.get(name) for name in names]
+            stewards = [self._stewards.get(name) for name in self._there]
             for failed in (steward.failed for steward in stewards if steward is not None):
                 if failed is not None:
                     raise failed[1]
-            if all(steward is not None and steward.available for steward in stewards):
+            if stewards and all(steward is not None and steward.available for steward in stewards):
                 return
             await moved.wait()
 
