@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from worker.addresses import bind
 from worker.grpc_api import GrpcApi
 from worker.messages.config import SSLConfig, read_config
 from worker.settings import WorkerSettings
+from worker.unix_socket import provisional, published
 
 MOST_CALLS: Final = 1024
 """Calls at the same time, where --grpc-max-threads says nothing. More are refused: each holds its message in memory."""
@@ -41,11 +42,12 @@ async def grpc_listening(settings: WorkerSettings, api: GrpcApi) -> AsyncIterato
     port = 0
     if settings.serves_grpc:
         port = _listen_on_port(server, settings.host, settings.grpc_port, credentials)
-    if settings.grpc_socket_path:
-        _listen_on_socket(server, settings.grpc_socket_path, credentials)
+    path = settings.grpc_socket_path
+    name = _listen_on_socket(server, path, credentials) if path else ""
     await server.start()
     try:
-        yield port
+        with published(name, path) if name else nullcontext():
+            yield port
     finally:
         api.finish()
         await server.stop(GRACE)
@@ -62,11 +64,14 @@ def _listen_on_port(server: grpc.aio.Server, host: str, port: int, credentials: 
         raise OSError(f"cannot listen for gRPC on {host} port {port}{_perhaps(credentials)}") from None
 
 
-def _listen_on_socket(server: grpc.aio.Server, path: str, credentials: Any) -> None:
+def _listen_on_socket(server: grpc.aio.Server, path: str, credentials: Any) -> str:
+    """Listen on a socket that is to be at `path`; the result is where it is until then."""
+    name = provisional(path)
     try:
-        _listen(server, f"unix:{path}", credentials)
+        _listen(server, f"unix:{name}", credentials)
     except RuntimeError:
         raise OSError(f"cannot listen for gRPC on the Unix socket {path}{_perhaps(credentials)}") from None
+    return name
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: Any) -> int:

@@ -54,6 +54,10 @@ def free_port() -> int:
     return port
 
 
+def files_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 def test_it_serves_in_the_loop_that_the_worker_runs_in(halves: Catalogue) -> None:
     async def serve() -> list[Any]:
         async with open_grpc(halves) as doors:
@@ -73,6 +77,28 @@ async def test_it_listens_on_a_unix_socket_beside_the_port_and_takes_over_a_stal
         assert await ask(doors) == [2.5]
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
             assert await ask(doors, channel) == [2.5]
+
+
+async def test_who_takes_over_a_unix_socket_keeps_it_when_the_earlier_server_ends(
+    halves: Catalogue, tmp_path: Path
+) -> None:
+    path = tmp_path / "grpc.sock"
+    async with AsyncExitStack() as later:
+        async with open_grpc(halves, grpc_socket_path=str(path)):
+            newer = await later.enter_async_context(open_grpc(halves, grpc_socket_path=str(path)))
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert await ask(newer, channel) == [2.5]
+        assert files_in(tmp_path) == ["grpc.sock"]
+    assert files_in(tmp_path) == []
+
+
+async def test_a_file_that_is_no_socket_is_not_written_over(halves: Catalogue, tmp_path: Path) -> None:
+    path = tmp_path / "diary"
+    path.write_text("dear diary")
+    with pytest.raises(OSError, match=f"Unix socket {path}: there is something that is no socket$"):
+        async with open_grpc(halves, grpc_socket_path=str(path)):
+            pass
+    assert path.read_text() == "dear diary"
 
 
 async def test_a_drop_in_without_a_port_listens_on_the_unix_socket_alone(halves: Catalogue, tmp_path: Path) -> None:
