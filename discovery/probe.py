@@ -42,6 +42,14 @@ class Probe:
         except (ValueError, TypeError, KeyError, OverflowError):  # it serves, and does not say who it is
             return Worker(id=address, host=host, port=port)
 
+    async def alive(self, host: str, port: int) -> bool:
+        """Does anybody answer there, whatever it is? One that drains does."""
+        try:
+            async with self._session.get(f"http://{join(host, port)}{wire.READYZ}", allow_redirects=False):
+                return True
+        except (aiohttp.ClientError, OSError):
+            return False
+
 
 @asynccontextmanager
 async def probing(timeout: float) -> AsyncIterator[Probe]:  # noqa: ASYNC109  # each question's, not this function's

@@ -13,6 +13,7 @@ from proxy.pool import Pool
 from proxy.replay import Budget
 from proxy.rewrite import RequestIds
 from proxy.roster import Roster
+from proxy.seats import Seat
 from proxy.settings import ProxySettings
 from proxy.stats import Stats
 
@@ -37,6 +38,8 @@ class Commons:
 
     on_gone: list[Callable[[Worker], None]] = field(default_factory=list)
     """Whom to tell of each worker that has left."""
+    on_left: list[Callable[[Seat], None]] = field(default_factory=list)
+    """Whom to tell of the seat of each of them."""
     change: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change of the workers, or when the proxy is about to stop; then there is a new one."""
     retries: RetryBudget = field(init=False)
@@ -48,10 +51,15 @@ class Commons:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Go by a new snapshot of the workers."""
+        before = tuple(self.roster.seats)
         for gone in self.roster.apply(snapshot):
             self.pool.forget(gone.id)
             for tell in self.on_gone:
                 tell(gone)
+        for seat in before:
+            if not seat.listed:
+                for hear in self.on_left:
+                    hear(seat)
         self.changed()
 
     def changed(self) -> None:

@@ -18,6 +18,7 @@ from muster.lifetime import Stop, supervised
 from proxy.balancing import STRATEGIES
 from proxy.commons import Commons
 from proxy.doors import Door, SharedDoor, own_door
+from proxy.departures import Departures
 from proxy.doubt import Doubt
 from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
@@ -74,10 +75,13 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))
         doubt = Doubt(commons.adopt, probe.ask)
+        departures = Departures(probe.alive, lambda seat: roster.eject(seat, "left"))
+        commons.on_left.append(departures.add)
         door, calls = await life.enter_async_context(_bound(relay, commons, place))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
         await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
+        await life.enter_async_context(supervised("the departures", departures.settle(), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
         await _either(first, stop)
         if not stop.requested:
