@@ -1,8 +1,8 @@
 """Workers that left the registry while they still owed answers.
 
-Who withdrew, or drains, finishes what it has in hand, and is left in peace. Who was removed because it hangs, or because
-its machine is gone, will never answer, and often nothing closes its connections: it is asked once a second whether it is
-still there, and when it is not, its requests move to others instead of waiting for `--response-timeout`.
+Who withdrew, or drains, finishes what it has in hand and is left in peace. Who was removed because it hangs, or because
+its machine is gone, will never answer, and often nothing closes its connections: it is asked once a second whether it
+is still there, and when it is not, its requests move to others instead of waiting for `--response-timeout`.
 """
 
 from __future__ import annotations

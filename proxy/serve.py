@@ -17,8 +17,8 @@ from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
 from proxy.balancing import STRATEGIES
 from proxy.commons import Commons
-from proxy.doors import Door, SharedDoor, own_door
 from proxy.departures import Departures
+from proxy.doors import Door, SharedDoor, own_door
 from proxy.doubt import Doubt
 from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
