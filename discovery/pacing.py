@@ -9,7 +9,7 @@ from random import Random
 class TokenBucket:
     """Lets `burst` questions pass at once and `rate` in a second for ever: a busy loop can never become of it."""
 
-    def __init__(self, clock: Callable[[], float], burst: int = 2, rate: float = 5.0) -> None:
+    def __init__(self, clock: Callable[[], float], burst: int = 10, rate: float = 20.0) -> None:
         self._clock = clock
         self._burst = burst
         self._rate = rate
