@@ -13,11 +13,12 @@ from typing import Any, Final
 import grpc
 
 from muster.errors import ClusterError, NotFound
-from worker.grpc_calls import answering, parse
+from worker.grpc_calls import abort, answering, parse
 from worker.grpc_models import SERVICE as MODELS
 from worker.grpc_predictions import SERVICE as PREDICTIONS
 from worker.messages.health import HealthCheckRequest, HealthCheckResponse
 from worker.state import State
+from worker.status import code_of
 
 SERVICE: Final = "grpc.health.v1.Health"
 KNOWN: Final = frozenset({"", "ModelService", "PredictionService", MODELS, PREDICTIONS})
@@ -56,9 +57,12 @@ class HealthService:
             raise NotFound("there is no such service")
         return _message(self._status(service))
 
-    async def _watch(self, data: bytes, _: Any) -> AsyncIterator[bytes]:
+    async def _watch(self, data: bytes, context: Any) -> AsyncIterator[bytes]:
         """The state now and after each change. A service that is not known may become so, says the protocol."""
-        service = HealthCheckRequest.FromString(data).service
+        try:
+            service = parse(HealthCheckRequest, data).service
+        except ClusterError as error:
+            await abort(context, code_of(error), error.message)
         told = ""
         while not self._closed:
             changed = self._changed

@@ -7,6 +7,7 @@ forwarded to it as they are, bytes for bytes.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -23,20 +24,26 @@ class ProfilerService:
     """The service. `handler` is what a gRPC server takes."""
 
     def __init__(self) -> None:
-        self._starting: asyncio.Task[grpc.aio.Channel] | None = None
+        self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
         methods = {name: self._forwarding(name) for name in METHODS}
         self.handler: grpc.GenericRpcHandler = unary_methods(SERVICE, methods)
 
     async def close(self) -> None:
         """Close the connection to TensorFlow's server, which lives as long as the process."""
-        if self._starting is not None:
-            await (await self._starting).close()
+        if self._connecting is not None:
+            with suppress(Exception):  # then there is none
+                await (await self._connecting).close()
+
+    def _connected(self) -> asyncio.Task[grpc.aio.Channel]:
+        """The connection, shared by all calls; made anew if that failed."""
+        task = self._connecting
+        if task is None or (task.done() and task.exception() is not None):
+            task = self._connecting = asyncio.create_task(_connect())
+        return task
 
     def _forwarding(self, name: str) -> Method:
         async def forward(data: bytes, context: Any) -> bytes:
-            if self._starting is None:
-                self._starting = asyncio.create_task(_connect())
-            channel = await asyncio.shield(self._starting)
+            channel = await asyncio.shield(self._connected())  # who leaves takes it from nobody
             call = channel.unary_unary(f"/{SERVICE}/{name}")
             try:
                 answer: bytes = await call(data, timeout=context.time_remaining(), wait_for_ready=True)

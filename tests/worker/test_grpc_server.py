@@ -197,6 +197,48 @@ async def test_a_drop_in_is_asked_for_its_health_only_where_the_flag_says_so(hal
         assert await health(doors) == "NOT_SERVING"
 
 
+async def test_a_watch_that_cannot_be_read_is_one_sentence(halves: Catalogue, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_grpc(halves) as doors:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await doors.channel.unary_stream(HEALTH + "Watch")(b"\xff").read()
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert caught.value.details() == "the request cannot be read as a grpc.health.v1.HealthCheckRequest"
+    assert not caplog.records
+
+
+async def test_a_profiler_that_could_not_be_started_is_started_for_the_next_who_asks(
+    halves: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = "/tensorflow.ProfilerService/Profile"
+    async with open_grpc(halves) as stand_in, open_grpc(halves, **DROP_IN | {"grpc_port": free_port()}) as doors:
+        starts = iter([OSError("too many open files"), stand_in.port])
+
+        def start() -> int:
+            outcome = next(starts)
+            if isinstance(outcome, OSError):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr("worker.models.profiler.start_profiler", start)
+        for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED):  # the stand-in knows no such method
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await doors.channel.unary_unary(profile)(b"", timeout=60)
+            assert caught.value.code() is code
+    assert next(starts, None) is None
+
+
+async def test_a_server_whose_profiler_never_started_ends_as_any_other(
+    halves: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> int:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("worker.models.profiler.start_profiler", start)
+    async with open_grpc(halves, **DROP_IN | {"grpc_port": free_port()}) as doors:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await doors.channel.unary_unary("/tensorflow.ProfilerService/Profile")(b"", timeout=60)
+
+
 async def test_tensorflows_profiler_is_reached_through_a_drop_in(
     halves: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
