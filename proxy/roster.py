@@ -39,10 +39,8 @@ Clock = Callable[[], float]
 MISSED = 30.0
 """Seconds for which a model is missing when its last worker has left, before it is unknown: one that is started again
 takes a while, and "try again" (503) is a better answer meanwhile than "there is no such model" (404)."""
-QUIET = 0.5
+QUIET = 0.4
 """Seconds for which a worker may owe answers and give none before it is asked whether it is well."""
-DECLINES = 8
-"""So many that decline in a row, and the shares are worked out without waiting for the next turn."""
 
 
 class Busy(Overloaded):
@@ -323,8 +321,10 @@ class Roster:
             reason = health.erred(self._policy, now)
             if reason is not None:
                 self._rest(seat, reason, reachable=True)
-        elif health.declined() % DECLINES == 0:
-            self._weigh(now)
+        else:
+            declines = health.declined()
+            if declines & (declines - 1) == 0:  # the first, second, fourth …: at once, and yet seldom
+                self._weigh(now)
 
     def eject(self, seat: Seat, reason: str) -> None:
         """It was asked how it is and did not answer well: it rests. One that rests already rests on from now."""
