@@ -40,7 +40,7 @@ def type_name(dtype: str) -> str:
 def rows(instances: Sequence[Any], inputs: Mapping[str, Tensor]) -> list[Array]:
     """An array for each of `inputs` from a list, not empty, of instances. Raises StatusError (INVALID_ARGUMENT)."""
     named = _is_object(instances[0])
-    if len(inputs) > 1 and not isinstance(instances[0], dict):
+    if len(inputs) > 1 and not named:
         raise _invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"

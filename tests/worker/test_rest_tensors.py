@@ -146,6 +146,7 @@ def test_the_first_thing_that_is_wrong_in_a_ragged_value_is_told(value: Any, tol
          "JSON object: does not have named input: c"),
         ([{"a": 1, "b": "x"}], {"a": "int32", "b": "int32"}, "element: 0 key: b of 'instances' list. Error: INVALID_"),
         ([1], {"a": "int32", "b": "int32"}, "instances is a plain list, but expecting list of objects as multiple "),
+        ([{"b64": "YQ=="}], {"a": "string", "b": "string"}, "instances is a plain list, but expecting list of objects"),
     ],
 )  # fmt: skip
 def test_rows_are_judged_one_after_the_other(instances: list[Any], types: dict[str, str], told: str) -> None:
