@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import Enum, auto
 
 import aiohttp
 import orjson
@@ -22,6 +23,14 @@ from muster.values import Worker
 _MAX_ANSWER = 512 * 1024  # bytes; thousands of versions
 
 
+class Finding(Enum):
+    """How somebody is."""
+
+    FIT = auto()
+    UNFIT = auto()  # it answers, and says that it cannot serve: it drains, or loads its models
+    DEAD = auto()  # it refuses, breaks off, or does not answer in time
+
+
 class Probe:
     """Made by `probing`; its connections are open as long as that block."""
 
@@ -30,25 +39,25 @@ class Probe:
 
     async def ask(self, host: str, port: int) -> Worker | None:
         """The worker there, None if there is none that could serve. Who does not say its name goes by its address."""
-        address = join(host, port)
-        try:
-            async with self._session.get(f"http://{address}{wire.READYZ}", allow_redirects=False) as answer:
-                if answer.status >= 500:
-                    return None
-                told = orjson.loads(await read_at_most(answer, _MAX_ANSWER))["worker"]
-                return from_json({**told, "host": host, "port": port})
-        except (aiohttp.ClientError, OSError):
-            return None
-        except (ValueError, TypeError, KeyError, OverflowError):  # it serves, and does not say who it is
-            return Worker(id=address, host=host, port=port)
+        _, worker = await self.look(host, port)
+        return worker
 
-    async def alive(self, host: str, port: int) -> bool:
-        """Does anybody answer there, whatever it is? One that drains does."""
+    async def look(self, host: str, port: int, within: float | None = None) -> tuple[Finding, Worker | None]:
+        """How the worker there is, and who, if it is fit. `within`: another time limit than usual, in seconds."""
+        address = join(host, port)
+        limit = self._session.timeout if within is None else aiohttp.ClientTimeout(total=within)
         try:
-            async with self._session.get(f"http://{join(host, port)}{wire.READYZ}", allow_redirects=False):
-                return True
+            async with self._session.get(
+                f"http://{address}{wire.READYZ}", allow_redirects=False, timeout=limit
+            ) as answer:
+                if answer.status >= 500:
+                    return Finding.UNFIT, None
+                told = orjson.loads(await read_at_most(answer, _MAX_ANSWER))["worker"]
+                return Finding.FIT, from_json({**told, "host": host, "port": port})
         except (aiohttp.ClientError, OSError):
-            return False
+            return Finding.DEAD, None
+        except (ValueError, TypeError, KeyError, OverflowError):  # it serves, and does not say who it is
+            return Finding.FIT, Worker(id=address, host=host, port=port)
 
 
 @asynccontextmanager

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from discovery.probe import Finding
+from muster.values import Worker
 from proxy.seats import Seat
 
 EVERY = 1.0
 """Seconds between two questions to one that owes answers."""
 
-Ask = Callable[[str, int], Awaitable[bool]]
+Look = Callable[[str, int], Awaitable[tuple[Finding, Worker | None]]]
 
 
 class Departures:
-    """Those that are asked. `ask` finds out whether anybody answers; `lost` is told of each that does not."""
+    """Those that are asked. `look` finds out how somebody is; `lost` is told of each that is dead."""
 
-    def __init__(self, ask: Ask, lost: Callable[[Seat], None]) -> None:
-        self._ask = ask
+    def __init__(self, look: Look, lost: Callable[[Seat], None]) -> None:
+        self._look = look
         self._lost = lost
         self._owing: set[Seat] = set()
         self._left = asyncio.Event()
@@ -45,5 +47,6 @@ class Departures:
                 self._left.clear()
 
     async def _question(self, seat: Seat) -> None:
-        if not await self._ask(seat.worker.host, seat.worker.port):
+        finding, _ = await self._look(seat.worker.host, seat.worker.port)
+        if finding is Finding.DEAD:
             self._lost(seat)

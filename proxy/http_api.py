@@ -13,6 +13,7 @@ from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy import pages
 from proxy.commons import Commons
 from proxy.p2p import PeerToPeer, json_answer
+from proxy.probes import Prober
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,9 +42,10 @@ async def _unnamed(request: web.Request, response: web.StreamResponse) -> None:
 
 
 class HttpApi:
-    """The handlers, and what they look at. `commons` is set before the first request comes."""
+    """The handlers, and what they look at. `commons` and `prober` are set before the first request comes."""
 
     commons: Commons
+    prober: Prober
 
     def __init__(self, registry: Registry, p2p: PeerToPeer) -> None:
         self._registry = registry
@@ -96,7 +98,9 @@ class HttpApi:
         serving = sum(not seat.worker.empty for seat in self.commons.roster.seats)
         if not serving:
             raise NoWorkers("no worker is listed that has a model")
-        return json_answer({"status": "ready", "workers": serving})
+        # A registry that is away is no reason to send nobody here: the last snapshot stays in force.
+        stale = {"registry": "stale", "registry_age": self._registry.contact_age} if self.prober.stale else {}
+        return json_answer({"status": "ready", "workers": serving, **stale})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""

@@ -27,6 +27,7 @@ from proxy.http_api import HttpApi
 from proxy.p2p import PeerToPeer
 from proxy.place import Place
 from proxy.pool import Pool
+from proxy.probes import Prober
 from proxy.relay import Relay
 from proxy.replay import Budget
 from proxy.rewrite import RequestIds
@@ -75,14 +76,16 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
 
         probe = await life.enter_async_context(probing(settings.connect_timeout))
         doubt = Doubt(commons.adopt, probe.ask)
-        departures = Departures(probe.alive, lambda seat: roster.eject(seat, "left"))
+        departures = Departures(probe.look, lambda seat: roster.eject(seat, "left"))
         commons.on_left.append(departures.add)
+        api.prober = prober = Prober(roster, probe.look, lambda: registry.contact_age, settings.registry_stale)
         door, calls = await life.enter_async_context(_bound(relay, commons, place))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
         await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
         await life.enter_async_context(supervised("the departures", departures.settle(), stop))
         await life.enter_async_context(supervised("the sweep", relay.sweep(), stop))
+        await life.enter_async_context(supervised("the prober", prober.run(), stop))
         await _either(first, stop)
         if not stop.requested:
             if calls is not None:

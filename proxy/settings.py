@@ -53,6 +53,8 @@ class ProxySettings:
                              parse=processes)  # fmt: skip
     registry: str = setting("consul", "where workers are listed: consul[://HOST:PORT], embedded[://HOST:PORT] or "
                                       "static://HOST:PORT,HOST:PORT")  # fmt: skip
+    registry_stale: float = setting(15.0, "silence of the registry after which workers are asked themselves whether "
+                                          "they are well", unit="seconds")  # fmt: skip
     service: str = setting(SERVICE, "name of the service in Consul")
     p2p: bool = setting(True, "hand out workers' addresses on / and redirect /p2p/ to them")
     p2p_ttl: float = setting(1.0, "how long a client may keep a worker's address; less than the workers' drain delay",

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
+from proxy.settings import processes
 from tests.consul_agent import free_ports
 from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, get
 
@@ -198,9 +199,5 @@ async def test_processes_that_cannot_start_end_the_parent_with_an_error() -> Non
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "1000"])
 def test_a_number_of_processes_that_makes_no_sense_is_refused(number: str) -> None:
-    from proxy.settings import processes
-
-    with pytest.raises(ValueError, match="process|whole number"):
+    with pytest.raises(ValueError, match=r"process|whole number"):
         processes(number)
-
-
