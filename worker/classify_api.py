@@ -23,7 +23,7 @@ from aiohttp import web
 
 from muster import wire
 from muster.errors import BadRequest, ClusterError, UnknownModel
-from worker.bodies import Shelf, read_body
+from worker.bodies import BODIES, LONG, Shelf, read_body
 from worker.inference import Answer, Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
@@ -34,11 +34,7 @@ from worker.status import Code, code_of
 from worker.timing import server_timing
 from worker.uploads import Upload, unpack
 
-BODIES = 16
-"""So many bodies of the largest size may be here at once."""
 ASKED = ("model", "version", "label", "top")
-LONG = 64 * 1024
-"""Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
 
 
 @dataclass(frozen=True, slots=True)

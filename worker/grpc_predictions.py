@@ -21,7 +21,7 @@ from worker.grpc_calls import Method, aside, parse, unary_methods
 from worker.inference import Inference
 from worker.messages import serving
 from worker.metrics import Metrics
-from worker.models.servable import Servable
+from worker.models.servable import Servable, bytes_in
 from worker.requests import Planned, Rules, plan_classify, plan_multi_inference, plan_predict, plan_regress
 from worker.state import State
 from worker.status import Code, StatusError, code_of
@@ -116,7 +116,7 @@ class PredictionService:
                 servable, planned.inputs, planned.arrays, planned.outputs, _deadline(context)
             )  # fmt: skip
             encoding = time.monotonic()
-            size = sum(array.nbytes for array in ran.result)
+            size = bytes_in(ran.result)
             answer: bytes = await aside(
                 self._inference, size, lambda: planned.answer(ran.result).SerializeToString()
             )  # fmt: skip

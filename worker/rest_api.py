@@ -24,7 +24,7 @@ from muster import wire
 from muster.errors import ClusterError, UnknownModel
 from worker import json_answers, json_requests
 from worker.batching import Ran
-from worker.bodies import Shelf, inflated, read_body
+from worker.bodies import BODIES, LONG, Shelf, inflated, read_body
 from worker.examples import (
     DEFAULT_SIGNATURE,
     Examples,
@@ -37,7 +37,7 @@ from worker.examples import (
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.model_pages import metadata_page, status_page
-from worker.models.servable import Array, Servable, Signature
+from worker.models.servable import Array, Servable, Signature, bytes_in
 from worker.requests import check_predict_method
 from worker.rest_routes import Route, route
 from worker.settings import WorkerSettings
@@ -49,14 +49,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JSON = "application/json"
-BODIES = 16
-"""So many bodies of the largest size may be here at once."""
-LONG = 64 * 1024
-"""Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
 TIGHTEST = 1032
 """So many times its length is the most that a packed body can unpack to."""
-MANY = 4096
-"""Values. An answer with more of them is written in a thread."""
+LARGE = 16 * 1024
+"""Bytes of tensors. An answer with more of them is written in a thread."""
 CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
@@ -203,7 +199,7 @@ class RestApi:
     ) -> web.Response:
         """The answer to a run, with its timings."""
         started = time.monotonic()
-        payload = await self._off_loop(sum(array.size for array in ran.result) > MANY, write)
+        payload = await self._off_loop(bytes_in(ran.result) > LARGE, write)
         encode = time.monotonic() - started
         decode = decoded - call.received
         self._metrics.ran(servable, call.api, decode=decode, ran=ran, encode=encode)

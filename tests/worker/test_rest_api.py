@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from tests.worker.doors import Answer, Doors, open_doors
+from worker.inference import Inference
 from worker.models.catalogue import Catalogue, Stage, VersionStatus
 from worker.models.servable import Servable, Signature, Tensor
-from worker.rest_api import LONG, MANY
+from worker.rest_api import LARGE, LONG
 from worker.status import Code
 
 HALF = "/v1/models/half_plus_two"
@@ -191,7 +192,7 @@ async def test_outputs_that_do_not_share_a_batch_are_no_rows(doors: Doors) -> No
 
 
 async def test_long_bodies_and_answers_are_as_good_as_short_ones(doors: Doors) -> None:
-    values = np.arange(2 * MANY) / 7
+    values = np.arange(LARGE) / 7
     body = json.dumps({"inputs": values.tolist()}).encode()
     assert len(body) > LONG
     answer = await doors.ask("/v1/models/doubles:predict", body)
@@ -200,6 +201,28 @@ async def test_long_bodies_and_answers_are_as_good_as_short_ones(doors: Doors) -
     examples = {"signature_name": "regress_x_to_y", "examples": [{"x": value} for value in values.tolist()]}
     answer = await doors.ask(f"{HALF}:regress", json.dumps(examples).encode())
     assert answer.json["results"] == pytest.approx(values / 2 + 2)
+
+
+async def test_a_long_text_in_an_answer_is_written_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = []
+    in_thread = Inference.in_thread
+
+    async def listen(inference: Inference, work: Any) -> Any:
+        aside.append(work)
+        return await in_thread(inference, work)
+
+    monkeypatch.setattr(Inference, "in_thread", listen)
+    text = Tensor("text:0", "string", (None,))
+    signature = Signature({"times": Tensor("times:0", "int32", (None,))}, {"text": text})
+    model = Servable(
+        "repeat", 1, {"serving_default": signature}, lambda *_: lambda times: [np.array([b"x" * times[0]], object)],
+        lambda: None,
+    )  # fmt: skip
+    async with open_doors(Catalogue([model])) as doors:
+        for times, threads in ((10, 0), (LARGE, 1)):
+            answer = await doors.ask("/v1/models/repeat:predict", b'{"instances": [%d]}' % times)
+            assert answer.json == {"predictions": ["x" * times]}
+            assert len(aside) == threads
 
 
 async def test_a_document_of_very_many_levels_is_an_error_like_others(doors: Doors) -> None:

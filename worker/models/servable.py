@@ -7,7 +7,7 @@ threads. Nothing here imports TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -109,3 +109,15 @@ class Servable:
 
     def __repr__(self) -> str:
         return f"<Servable {self.name} version {self.version}>"
+
+
+_LOOKED_AT = 1000
+
+
+def bytes_in(arrays: Iterable[Array]) -> int:
+    """About as many bytes as these values take: of very many strings only the first are looked at, for this is asked
+    where nobody may be kept waiting.
+    """
+    return sum(
+        array.nbytes + (sum(map(len, array.flat[:_LOOKED_AT])) if array.dtype == object else 0) for array in arrays
+    )
