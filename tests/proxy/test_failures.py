@@ -308,7 +308,7 @@ async def test_what_one_worker_declines_another_takes() -> None:
     async with cluster(ann, bob) as proxy, proxy.client() as client:
         for _ in range(6):
             assert (await client.ask(post(body))).body == b"bob"
-    assert 0 < len(ann.seen) < 6
+    assert ann.seen
     assert all(seen.body == body for seen in bob.seen)
 
 

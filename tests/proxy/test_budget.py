@@ -1,0 +1,56 @@
+"""How much may be sent again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.budget import RESERVE, WINDOW, RetryBudget
+
+
+def granted(budget: RetryBudget, wanted: int) -> int:
+    return sum(budget.take() for _ in range(wanted))
+
+
+def test_what_one_dying_worker_had_in_its_hands_is_saved_without_any_traffic_before() -> None:
+    budget = RetryBudget(0.2)
+    assert granted(budget, RESERVE) == RESERVE >= 100
+    assert not budget.take()
+    assert budget.refused == 1
+
+
+def test_a_fifth_of_the_requests_of_the_last_seconds_may_be_sent_again() -> None:
+    budget = RetryBudget(0.2)
+    budget.requests += 5000
+    assert granted(budget, 5000) == 1000
+    assert budget.left == 0
+
+
+def test_what_happened_longer_ago_than_the_window_is_forgotten() -> None:
+    budget = RetryBudget(0.2)
+    budget.requests += 5000
+    granted(budget, 5000)
+    for _ in range(WINDOW - 1):
+        budget.turn()
+        assert not budget.take()
+    budget.turn()
+    assert budget.left == RESERVE
+
+
+def test_nothing_is_sent_again_without_a_budget() -> None:
+    budget = RetryBudget(0.0)
+    budget.requests += 5000
+    assert granted(budget, 10) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 2000), st.sampled_from([0, 1, 150, 500])), max_size=30))
+def test_what_is_allowed_never_makes_it_more_than_a_fifth_or_the_reserve(seconds: list[tuple[int, int]]) -> None:
+    budget = RetryBudget(0.2)
+    history = []
+    for requests, failures in seconds:
+        budget.requests += requests
+        again = granted(budget, failures)
+        history.append((requests, again))
+        came = sum(one for one, _ in history[-WINDOW:])
+        assert not again or sum(one for _, one in history[-WINDOW:]) <= max(RESERVE, 0.2 * came)
+        budget.turn()

@@ -1,0 +1,254 @@
+"""When a second attempt is due, and what becomes of two attempts at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxy.hedging import HedgeClock
+from tests.proxy.harness import (
+    Answer,
+    RunningProxy,
+    ScriptedWorker,
+    Seen,
+    always,
+    cluster,
+    get,
+    post,
+    read_body,
+    response,
+    until,
+)
+
+LONG = 30.0
+
+
+class FakeLoop:
+    """Time as it is told, and one who has to be called at a certain one."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+        self.wakes = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> object:
+        self.calls.append((when, callback))
+        return self.calls[-1]
+
+    def go_to(self, now: float) -> None:
+        while due := [call for call in self.calls if call[0] <= now]:
+            call = min(due)
+            self.calls.remove(call)
+            self.now = max(self.now, call[0])
+            self.wakes += 1
+            call[1]()
+        self.now = now
+
+
+class Due:
+    """Notes when it was told."""
+
+    def __init__(self, loop: FakeLoop) -> None:
+        self.loop = loop
+        self.at: float | None = None
+
+    def hedge(self) -> None:
+        self.at = self.loop.now
+
+
+def test_each_is_told_once_and_in_time_by_one_timer() -> None:
+    loop: Any = FakeLoop()
+    clock = HedgeClock(loop, 1.0)
+    waiting = []
+    for number in range(200):
+        loop.go_to(number * 0.01)  # the last come when the first are due
+        one = Due(loop)
+        waiting.append((loop.now, one))
+        clock.watch(one)
+        assert len(loop.calls) == 1
+    loop.go_to(10.0)
+    assert all(one.at is not None and 1.0 <= one.at - since <= 1.11 for since, one in waiting)
+    assert loop.wakes < 40
+    assert not loop.calls
+
+
+def test_who_has_an_answer_is_not_told_and_leaves_nothing_behind() -> None:
+    loop: Any = FakeLoop()
+    clock = HedgeClock(loop, 1.0)
+    ann, bob = Due(loop), Due(loop)
+    clock.watch(ann)
+    clock.watch(bob)
+    clock.leave(ann)
+    clock.leave(ann)
+    assert len(clock) == 1
+    loop.go_to(5.0)
+    assert ann.at is None
+    assert bob.at is not None
+    assert len(clock) == 0
+
+
+def waits_for(event: asyncio.Event, answer: bytes, left: list[bytes]) -> Answer:
+    """Answers when the event comes; notes who left before."""
+
+    async def serve(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        going = asyncio.create_task(event.wait())
+        leaving = asyncio.create_task(reader.read(1))
+        await asyncio.wait({going, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if leaving.done() and not going.done():
+            left.append(answer)
+        else:
+            writer.write(response(answer))
+        for task in (going, leaving):
+            task.cancel()
+        await asyncio.gather(going, leaving, return_exceptions=True)
+
+    return serve
+
+
+async def in_flight(proxy: RunningProxy) -> int:
+    workers = (await proxy.ask(get(b"/workers"))).json["workers"]
+    assert isinstance(workers, list)
+    return sum(worker["in_flight"] for worker in workers)
+
+
+async def test_a_slow_worker_is_overtaken_by_another_and_told_to_stop() -> None:
+    left: list[bytes] = []
+    ann = ScriptedWorker(waits_for(asyncio.Event(), b"ann", left), name="ann")
+    bob = ScriptedWorker(name="bob")
+    body = bytes(range(256)) * 400
+    async with cluster(ann, bob, hedge_after=0.05) as proxy, proxy.client() as client:
+        for _ in range(4):
+            got = await client.ask(post(body))
+            assert got.body == b"bob"
+            assert (got.status, got.values(b"x-served-by")) == (200, [b"bob"])
+        await until(lambda: len(left) == len(ann.seen))
+        assert await in_flight(proxy) == 0
+    assert ann.seen
+    assert all(seen.body == body for seen in (*ann.seen, *bob.seen))
+
+
+async def test_the_first_attempt_wins_if_its_answer_comes_first() -> None:
+    go_on, left = asyncio.Event(), list[bytes]()
+    workers = [ScriptedWorker(name=name) for name in ("ann", "bob")]
+    first: list[ScriptedWorker] = []
+    for worker in workers:
+
+        async def serve(
+            seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, me: ScriptedWorker = worker
+        ) -> None:
+            first.append(me)
+            event = go_on if first[0] is me else asyncio.Event()
+            await waits_for(event, me.id.encode(), left)(seen, reader, writer)
+
+        worker.answer = serve
+    async with cluster(*workers, hedge_after=0.05) as proxy, proxy.client() as client:
+        client.writer.write(post(b"picture"))
+        await until(lambda: len(first) == 2)
+        go_on.set()
+        assert (await client.answer_to(b"POST")).body == first[0].id.encode()
+        await until(lambda: left == [first[1].id.encode()])
+        assert await in_flight(proxy) == 0
+
+
+@pytest.mark.parametrize("case", ["fails", "declines", "refuses"])
+async def test_a_second_attempt_that_comes_to_nothing_does_no_harm(case: str) -> None:
+    go_on = asyncio.Event()
+    slow = waits_for(go_on, b"slow", [])
+    workers = [ScriptedWorker(name=name) for name in ("ann", "bob")]
+    taken: list[bytes] = []
+
+    async def first_is_slow(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(seen.head)
+        if len(taken) == 1:
+            await slow(seen, reader, writer)
+        elif case == "fails":
+            writer.transport.abort()
+        else:
+            await always(response(b"no", b"503 Service Unavailable"))(seen, reader, writer)
+
+    for worker in workers:
+        worker.answer = first_is_slow
+    async with cluster(*workers, hedge_after=0.05) as proxy, proxy.client() as client:
+        client.writer.write(post(b"picture"))
+        await until(lambda: bool(taken))
+        if case == "refuses":
+            await next(worker for worker in workers if not worker.seen).stop()
+            await until_metric(proxy, 'muster_proxy_failed_attempts_total{reason="unreachable"}')
+        else:
+            await until(lambda: len(taken) == 2)
+        go_on.set()
+        assert (await client.answer_to(b"POST")).body == b"slow"
+        assert await in_flight(proxy) == 0
+
+
+async def until_metric(proxy: RunningProxy, start: str) -> None:
+    async with asyncio.timeout(10):
+        while start not in (await proxy.ask(get(b"/metrics"))).body.decode():  # noqa: ASYNC110  # only asking tells
+            await asyncio.sleep(0.02)
+
+
+async def test_only_what_may_run_twice_is_asked_twice() -> None:
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        await asyncio.sleep(0.3)  # time itself is the subject
+        writer.write(response(b"done"))
+
+    workers = [ScriptedWorker(answer, replay_safe=False) for _ in range(2)]
+    async with cluster(*workers, hedge_after=0.02) as proxy:
+        assert (await proxy.ask(post(b"charge my card"))).body == b"done"
+    assert sum(len(worker.seen) for worker in workers) == 1
+
+
+async def test_a_body_that_is_still_coming_is_not_hedged() -> None:
+    workers = [ScriptedWorker() for _ in range(2)]
+    async with cluster(*workers, hedge_after=0.02) as proxy, proxy.client() as client:
+        raw = post(b"slow picture")
+        client.writer.write(raw[:-1])
+        await until(lambda: any(worker.seen for worker in workers))
+        await asyncio.sleep(0.2)  # time itself is the subject
+        client.writer.write(raw[-1:])
+        assert (await client.answer_to(b"POST")).status == 200
+    assert sum(len(worker.seen) for worker in workers) == 1
+
+
+async def test_a_client_that_leaves_ends_both_attempts() -> None:
+    left: list[bytes] = []
+    workers = [ScriptedWorker(waits_for(asyncio.Event(), name.encode(), left), name=name) for name in ("ann", "bob")]
+    async with cluster(*workers, hedge_after=0.02) as proxy:
+        client = await proxy.connect()
+        client.writer.write(post(b"picture"))
+        await until(lambda: all(worker.seen for worker in workers))
+        client.close()
+        await until(lambda: sorted(left) == [b"ann", b"bob"])
+        assert await in_flight(proxy) == 0
+
+
+async def test_when_the_first_dies_the_second_goes_on() -> None:
+    started = time.monotonic()
+    go_on, taken = asyncio.Event(), list[asyncio.StreamWriter]()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        taken.append(writer)
+        if len(taken) == 1:
+            await asyncio.Event().wait()
+        await go_on.wait()
+        writer.write(response(b"second"))
+
+    workers = [ScriptedWorker(answer) for _ in range(2)]
+    async with cluster(*workers, hedge_after=0.05) as proxy, proxy.client() as client:
+        client.writer.write(post(b"picture"))
+        await until(lambda: len(taken) == 2)
+        taken[0].transport.abort()
+        go_on.set()
+        assert (await client.answer_to(b"POST")).body == b"second"
+        assert len(taken) == 2
+    assert time.monotonic() - started < LONG
