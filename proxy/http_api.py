@@ -15,6 +15,9 @@ from proxy.commons import Commons
 from proxy.p2p import PeerToPeer, json_answer
 from proxy.probes import Prober
 
+STALE = 15.0
+"""Seconds without a word of the registry after which what it said is called stale; it may be silent for eleven."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -92,7 +95,7 @@ class HttpApi:
         return json_answer({"status": "alive"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Has at least one worker, and is not about to stop."""
+        """Has at least one worker, and is not about to stop. A registry that is away is told, and no reason to go."""
         if self.commons.draining:
             raise Draining("this proxy is about to stop")
         serving = sum(not seat.worker.empty for seat in self.commons.roster.seats)

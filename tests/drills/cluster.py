@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -16,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from tests.consul_agent import ConsulAgent, _die_with_parent, free_ports
@@ -48,6 +48,17 @@ def percentile(values: Iterable[float], which: float) -> float:
     """The value that `which` % do not exceed; 0 of none."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * which / 100), len(ordered) - 1)] if ordered else 0.0
+
+
+def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, str]:
+    """Status and text of an answer to the drill's own questions."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
 
 
 class Program:
@@ -122,12 +133,12 @@ class DrillWorker(Program):
     @property
     def seen(self) -> dict[str, Any]:
         """What it tells of itself, see `tests.drills.worker.Seen`."""
-        told: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/drill", timeout=10).json()
+        told: dict[str, Any] = json.loads(ask(self.port, "GET", "/drill")[1])
         return told
 
     def behave(self, **changes: Any) -> float:
         """Change its `Behaviour`; the result is when that was done."""
-        httpx.put(f"http://127.0.0.1:{self.port}/drill", json=changes, timeout=10).raise_for_status()
+        assert ask(self.port, "PUT", "/drill", changes)[0] == 200
         return time.monotonic()
 
 
@@ -241,8 +252,8 @@ class Cluster:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz").status_code == 200
-        except httpx.TransportError:
+            return ask(self.port, "GET", "/healthz")[0] == 200
+        except OSError:
             return False
 
     def worker(self, *options: str, listed: bool = True, registry: str = "", **behaviour: Any) -> DrillWorker:
@@ -271,7 +282,7 @@ class Cluster:
 
     def workers_told(self) -> list[dict[str, Any]]:
         """`/workers` of the proxy."""
-        told: list[dict[str, Any]] = httpx.get(f"{self.url}/workers", timeout=10).json()["workers"]
+        told: list[dict[str, Any]] = json.loads(ask(self.port, "GET", "/workers")[1])["workers"]
         return told
 
     def listed(self) -> dict[str, dict[str, Any]]:
@@ -280,9 +291,8 @@ class Cluster:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
         total = 0.0
-        for line in text.splitlines():
+        for line in ask(self.port, "GET", "/metrics")[1].splitlines():
             match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
             if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
                 total += float(match[2])

@@ -34,7 +34,9 @@ def _handled(worker: Program) -> float:
     port = re.search(r"is ready at http://127.0.0.1:(\d+)", worker.log)
     assert port
     text = httpx.get(f"http://127.0.0.1:{port[1]}/metrics", timeout=10).text
-    return sum(float(n) for n in re.findall(r"^muster_worker_requests_total\{.*classify.*\} (\S+)$", text, re.MULTILINE))
+    return sum(
+        float(n) for n in re.findall(r"^muster_worker_requests_total\{.*classify.*\} (\S+)$", text, re.MULTILINE)
+    )
 
 
 def test_sigterm_and_a_rolling_restart_of_real_workers_lose_no_request(

@@ -84,7 +84,7 @@ class Door(asyncio.Protocol):
         self._body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._desk.seen.connections += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -156,7 +156,7 @@ class Door(asyncio.Protocol):
                 self.transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
                 desk.loop.call_later(0.01, self.transport.close)
             case _:
-                self.answer(behaviour.status, b'{"length": %d}\n' % self._length + body)
+                self.answer(behaviour.status, b'{"length": %d, "predictions": [1]}\n' % self._length + body)
         desk.finished()
 
     def refuse(self) -> None:
