@@ -148,6 +148,12 @@ async def test_no_more_calls_at_the_same_time_than_the_flag_allows(halves: Catal
         watching.cancel()
 
 
+async def test_a_burst_of_calls_waits_for_its_turn() -> None:
+    async with open_grpc(None) as doors:
+        answers = await asyncio.gather(*(health(doors) for _ in range(4000)))
+    assert answers == ["NOT_SERVING"] * 4000
+
+
 async def test_health_is_that_of_the_worker() -> None:
     async with open_grpc(None) as doors:
         assert await health(doors) == "NOT_SERVING"
