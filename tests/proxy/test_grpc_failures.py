@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import socket
 import struct
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.grpc_harness import PREDICT, STATUS, Code, GrpcClient, GrpcWorker, Heard, grpc_cluster, predict, status
-from tests.proxy.harness import until
+from tests.proxy.harness import ScriptedWorker, until
 
 
 async def busy(heard: Heard) -> bytes:
@@ -330,3 +331,112 @@ async def test_many_calls_at_once_find_their_own_answers() -> None:
         answers = await asyncio.gather(*(client.ask(request, PREDICT) for request in asked))
         assert [got.answer for got in answers] == asked
         assert {seat["in_flight"] for seat in (await client.seats()).values()} == {0}
+
+
+class Gate:
+    """Calls that are answered when it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.waiting = 0
+        self.most = 0
+        self.left = 0
+
+    async def __call__(self, heard: Heard) -> bytes:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        try:
+            await self.opened.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        finally:
+            self.waiting -= 1
+        return b"done"
+
+
+def narrow(worker: GrpcWorker, capacity: int) -> GrpcWorker:
+    worker.worker = dataclasses.replace(worker.worker, capacity=capacity)
+    return worker
+
+
+async def idle(client: GrpcClient) -> bool:
+    return not any(seat["in_flight"] for seat in (await client.seats()).values())
+
+
+async def test_calls_wait_while_all_workers_are_full() -> None:
+    gate = Gate()
+    async with grpc_cluster(narrow(GrpcWorker(gate), 2)) as client:
+        asking = [asyncio.create_task(client.ask(predict())) for _ in range(8)]
+        await until(lambda: gate.waiting == 2)
+        gate.opened.set()
+        assert [(await one).answer for one in asking] == [b"done"] * 8
+        assert gate.most == 2
+        assert await idle(client)
+
+
+async def test_a_call_that_waits_too_long_is_refused_and_one_that_is_cancelled_gives_up_its_place() -> None:
+    gate = Gate()
+    worker = narrow(GrpcWorker(gate), 1)
+    async with grpc_cluster(worker, queue_timeout=0.3, queue=1) as client:
+        first = asyncio.create_task(client.ask(predict()))
+        await until(lambda: gate.waiting == 1)
+        for _ in range(5):
+            waiting = client.call(predict())
+            await asyncio.sleep(0.03)
+            waiting.cancel()
+            await asyncio.sleep(0.03)
+        assert (await client.ask(predict())).code is Code.UNAVAILABLE
+        gate.opened.set()
+        assert (await first).answer == b"done"
+        assert await idle(client)
+    assert len(worker.calls) == 1
+
+
+async def test_a_slow_worker_is_overtaken_by_another_and_hears_that_nobody_waits() -> None:
+    gate = Gate()
+    slow, fast = GrpcWorker(gate), GrpcWorker()
+    async with grpc_cluster(slow, fast, hedge_after=0.05) as client:
+        for _ in range(4):
+            got = await client.ask(predict())
+            assert (got.code, got.answer) == (Code.OK, fast.id.encode())
+        await until(lambda: gate.left == len(slow.calls))
+        assert slow.calls
+        assert await idle(client)
+
+
+async def test_the_first_worker_wins_when_the_second_fails() -> None:
+    gate = Gate()
+    taken: list[Heard] = []
+
+    async def answer(heard: Heard) -> bytes:
+        taken.append(heard)
+        if len(taken) == 1:
+            return await gate(heard)
+        await heard.context.abort(Code.INTERNAL, "broken")
+        raise AssertionError
+
+    async with grpc_cluster(GrpcWorker(answer), GrpcWorker(answer), hedge_after=0.05) as client:
+        asking = asyncio.create_task(client.ask(predict()))
+        await until(lambda: len(taken) == 2)
+        gate.opened.set()
+        assert (await asking).answer == b"done"
+        assert await idle(client)
+
+
+async def test_calls_at_a_worker_that_hangs_move_to_another() -> None:
+    hangs, well = GrpcWorker(Gate()), GrpcWorker()
+    async with grpc_cluster(hangs, well) as client:
+        asking = [asyncio.create_task(client.ask(predict())) for _ in range(4)]
+        await until(lambda: len(hangs.calls) == 2)
+        await ScriptedWorker.stop(hangs)  # how it is, it does not say any more
+        assert {(await one).answer for one in asking} == {well.id.encode()}
+        assert await idle(client)
+
+
+async def test_what_is_sent_again_is_bounded() -> None:
+    workers = [GrpcWorker(busy) for _ in range(3)]
+    async with grpc_cluster(*workers, retry_budget=0.0) as client:
+        for _ in range(3):
+            assert (await client.ask(predict())).code is Code.UNAVAILABLE
+    assert sum(len(worker.calls) for worker in workers) == 3
