@@ -105,7 +105,7 @@ class Health:
         self.reason = ""
         """Why it rests, or last did."""
         self.reachable = True
-        """False while it rests because it seems to be dead, and not because of its answers."""
+        """False if it rests, or last did, because it seemed to be dead, and not because of its answers."""
         self.latency: float | None = None
         """Seconds that it takes to answer, smoothed."""
         self.slowness = 1.0
@@ -139,7 +139,7 @@ class Health:
             self.come_back(now)
             return True
         self.failures = 0
-        self.clear = self.reachable = True
+        self.clear = True
         return False
 
     def erred(self, policy: Policy, now: float) -> str | None:
@@ -173,12 +173,18 @@ class Health:
 
     # Rest
 
-    def rest(self, reason: str, policy: Policy, now: float, *, reachable: bool, chance: float) -> float:
-        """Let it rest from now on, and return for how many seconds. One that rests already rests on, no longer."""
+    def next_rest(self, now: float) -> int:
+        """The number of the rest that would begin now. One that rests already would rest on: it is the same one."""
+        if now < self.rest_until:
+            return self._times
+        calm = now - max(self._returned, self.rest_until)
+        return self._times - int(min(calm / CALM, self._times)) + 1
+
+    def rest(self, reason: str, now: float, pause: float, *, reachable: bool) -> None:
+        """Let it rest from now on, for so many seconds."""
         self.clear = False
         if now >= self.rest_until:
-            calm = max(0.0, now - max(self._returned, self.rest_until))
-            self._times = max(0, self._times - int(min(calm / CALM, self._times))) + 1
+            self._times = self.next_rest(now)
             # On its return it is judged by what it does then.
             self._window.clear()
             self.answers = self._errors = self._declines = 0
@@ -187,9 +193,7 @@ class Health:
             self._died = now
         self.reason = reason
         self.reachable = reachable
-        pause = policy.rest.after(self._times, chance)
         self.rest_until = self._returned = now + pause
-        return pause
 
     def come_back(self, now: float) -> None:
         """End its rest before its time."""
@@ -197,7 +201,6 @@ class Health:
         self._returned = now
         self.failures = 0
         self.clear = True
-        self.reachable = True
 
     # Share
 

@@ -39,8 +39,10 @@ Clock = Callable[[], float]
 MISSED = 30.0
 """Seconds for which a model is missing when its last worker has left, before it is unknown: one that is started again
 takes a while, and "try again" (503) is a better answer meanwhile than "there is no such model" (404)."""
-QUIET = 0.4
+QUIET = 0.3
 """Seconds for which a worker may owe answers and give none before it is asked whether it is well."""
+EJECTED = 5.0
+"""Seconds for which one that was asked and did not answer well rests at least. It is asked again long before."""
 
 
 class Busy(Overloaded):
@@ -328,7 +330,7 @@ class Roster:
 
     def eject(self, seat: Seat, reason: str) -> None:
         """It was asked how it is and did not answer well: it rests. One that rests already rests on from now."""
-        self._rest(seat, reason, reachable=False)
+        self._rest(seat, reason, reachable=False, least=EJECTED)
         for tell in self.on_eject:
             tell(seat)
 
@@ -340,10 +342,11 @@ class Roster:
             seat.health.come_back(now)
             self._is_back(seat)
 
-    def _rest(self, seat: Seat, reason: str, *, reachable: bool) -> None:
+    def _rest(self, seat: Seat, reason: str, *, reachable: bool, least: float = 0.0) -> None:
         now = self._clock()
         rested = seat.rest_until > now
-        pause = seat.health.rest(reason, self._policy, now, reachable=reachable, chance=self._chance())
+        pause = max(least, self._policy.rest.after(seat.health.next_rest(now), self._chance()))
+        seat.health.rest(reason, now, pause, reachable=reachable)
         if rested:
             return
         self.ejections[reason] += 1

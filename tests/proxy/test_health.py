@@ -12,7 +12,9 @@ POLICY = Policy(Rest(first=1.0, longest=8.0), errors=5, rate=0.5, least=20, slow
 
 
 def rest(health: Health, now: float, *, reachable: bool = False) -> float:
-    return health.rest("why", POLICY, now, reachable=reachable, chance=0.0)
+    pause = POLICY.rest.after(health.next_rest(now))
+    health.rest("why", now, pause, reachable=reachable)
+    return pause
 
 
 def test_five_errors_in_a_row_are_enough() -> None:
@@ -70,6 +72,15 @@ def test_rests_double_up_to_the_longest_and_calm_makes_up_for_them() -> None:
     assert rest(health, health.rest_until + 100 * CALM) == 1
 
 
+def test_a_failure_while_it_rests_makes_it_rest_on_but_counts_for_no_other_rest() -> None:
+    health = Health()
+    rest(health, 100.0)
+    for now in (100.5, 101.0, 101.5):
+        assert rest(health, now) == 1
+        assert health.rest_until == now + 1
+    assert rest(health, 102.5) == 2
+
+
 def test_chance_makes_a_rest_longer_by_a_part_at_most() -> None:
     lengths = [Rest(2.0, 30.0, jitter=0.2).after(1, chance) for chance in (0.0, 0.5, 1.0)]
     assert lengths == [2.0, pytest.approx(2.2), pytest.approx(2.4)]
@@ -109,6 +120,13 @@ def test_who_comes_back_gets_its_share_little_by_little() -> None:
     assert health.share(POLICY, 100.5) == LEAST_SHARE
     shares = [health.share(POLICY, 101.0 + second) for second in (0.0, 2.0, 5.0, 9.0, 10.0)]
     assert shares == pytest.approx([LEAST_SHARE, 0.2, 0.5, 0.9, 1.0])
+
+
+def test_who_comes_back_early_gets_its_share_little_by_little_too() -> None:
+    health = Health()
+    rest(health, 100.0)
+    health.come_back(100.2)
+    assert [health.share(POLICY, now) for now in (100.2, 105.2, 110.2)] == pytest.approx([LEAST_SHARE, 0.5, 1.0])
 
 
 def test_who_declines_gets_less_in_proportion_and_all_again_soon_after() -> None:
