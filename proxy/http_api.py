@@ -15,9 +15,6 @@ from proxy.commons import Commons
 from proxy.p2p import PeerToPeer, json_answer
 from proxy.probes import Prober
 
-STALE = 15.0
-"""Seconds without a word of the registry after which what it said is called stale; it may be silent for eleven."""
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

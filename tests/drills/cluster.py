@@ -62,15 +62,16 @@ def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, st
 
 
 class Program:
-    """One process; its log is a file, and it does not outlive the drill."""
+    """One process; what it writes goes to files, and it does not outlive the drill."""
 
     def __init__(self, folder: Path, name: str, *command: str, **environ: str) -> None:
         self.name = name
         self.log_file = folder / f"{name}-{time.monotonic_ns()}.log"
-        with self.log_file.open("wb") as log:
+        self.out_file = self.log_file.with_suffix(".out")
+        with self.log_file.open("wb") as log, self.out_file.open("wb") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environ}, preexec_fn=_die_with_parent,
+                [sys.executable, "-m", *command], stdout=out, stderr=log,
+                env={**os.environ, **environ}, preexec_fn=_die_with_parent,
             )  # fmt: skip
 
     @property
@@ -112,8 +113,6 @@ class Program:
         if self.alive:
             self.popen.kill()
         self.popen.wait()
-        if self.popen.stdout is not None:
-            self.popen.stdout.close()
 
 
 class DrillWorker(Program):
@@ -123,10 +122,9 @@ class DrillWorker(Program):
         super().__init__(
             folder, name, "tests.drills.worker", "--name", name, "--set", json.dumps(behaviour), *options
         )  # fmt: skip
-        assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
-        assert line, f"a worker did not start: {self.log}"
-        told = json.loads(line)
+        until(lambda: not self.alive or self.out_file.read_text().endswith("\n"), f"{name} listens")
+        assert self.alive, f"a worker did not start: {self.log}"
+        told = json.loads(self.out_file.read_text())
         self.id: str = told["id"]
         self.port: int = told["port"]
 

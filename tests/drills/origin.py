@@ -49,6 +49,7 @@ class Origin:
                 seed = int(told[b"seed"])
                 self.seen[seed] = Saw(line, headers, body)
                 writer.write(answer(seed, line.split(b" ")[0]))
+                await writer.drain()
         writer.close()
 
 

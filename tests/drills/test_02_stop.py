@@ -13,7 +13,7 @@ HEDGE = 0.1
 
 
 def test_a_worker_that_is_stopped_costs_no_request_and_little_time(cluster: Cluster, figure: Figure) -> None:
-    cluster.proxy("--hedge-delay", str(HEDGE))
+    cluster.proxy("--hedge-after", str(HEDGE))
     for _ in range(3):
         cluster.worker(delay=0.01)
     hung = cluster.workers[0]

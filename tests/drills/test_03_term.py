@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,24 +16,14 @@ from tests.drills.conftest import Figure
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Iterator[Path]:
+def picture(tmp_path: Path) -> Path:
     """A picture of 100 kB."""
     noise = np.random.default_rng(7).integers(0, 256, (184, 180, 3), dtype=np.uint8)
     out = BytesIO()
     Image.fromarray(noise).save(out, "png")
     file = tmp_path / "noise.png"
     file.write_bytes(out.getvalue())
-    yield file
-
-
-def _handled(worker: Program) -> float:
-    """How many requests it has had so far."""
-    port = re.search(r"is ready at http://127.0.0.1:(\d+)", worker.log)
-    assert port
-    text = httpx.get(f"http://127.0.0.1:{port[1]}/metrics", timeout=10).text
-    return sum(
-        float(n) for n in re.findall(r"^muster_worker_requests_total\{.*classify.*\} (\S+)$", text, re.MULTILINE)
-    )
+    return file
 
 
 def test_sigterm_and_a_rolling_restart_of_real_workers_lose_no_request(

@@ -54,8 +54,8 @@ async def application() -> AsyncIterator[int]:
     app.router.add_get("/ws", _echo)
     app.router.add_get("/events", _events)
     app.router.add_post("/picky", _picky, expect_handler=_refuse)
-    app.router.add_get("/readyz", lambda _: _ok())
-    app.router.add_get("/old", lambda _: _ok())
+    app.router.add_get("/readyz", _ok)
+    app.router.add_get("/old", _ok)
     runner = web.AppRunner(app)
     await runner.setup()
     (port,) = free_ports(1)
@@ -66,7 +66,7 @@ async def application() -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-async def _ok() -> web.Response:
+async def _ok(_: web.Request) -> web.Response:
     return web.Response(text="fine")
 
 

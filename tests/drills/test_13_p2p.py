@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 import time
+from contextlib import closing
 
 from muster.client import Client
 from tests.drills.cluster import Cluster, form, until
@@ -20,11 +21,11 @@ def test_no_address_of_a_dead_worker_is_handed_out_once_it_is_found_dead(three: 
     stop = threading.Event()
 
     def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", three.port, timeout=10)
-        while not stop.is_set():
-            asked = time.monotonic()
-            connection.request("GET", "/", headers={"Accept": "application/json"})
-            handed.append((asked, json.loads(connection.getresponse().read())))
+        with closing(http.client.HTTPConnection("127.0.0.1", three.port, timeout=10)) as connection:
+            while not stop.is_set():
+                asked = time.monotonic()
+                connection.request("GET", "/", headers={"Accept": "application/json"})
+                handed.append((asked, json.loads(connection.getresponse().read())))
 
     asking = threading.Thread(target=ask)
     asking.start()
