@@ -70,6 +70,8 @@ class Call:
     started: float = field(default_factory=time.monotonic)
     received: float = 0.0
     """When its body was here."""
+    code: Code = Code.OK
+    """What became of it."""
 
 
 class RestApi:
@@ -86,30 +88,31 @@ class RestApi:
     async def __call__(self, request: web.BaseRequest) -> web.Response:
         """Answer a request; errors are answers, too."""
         call = Call()
-        code = Code.OK
         try:
             response = await self._answer(request, call)
         except ClusterError as error:
-            code = code_of(error)
+            call.code = code_of(error)
             response = _reply(json_answers.error(error.message), error.status)
             response.headers.update(error.headers())
         except asyncio.CancelledError:  # the client did not wait for the answer
-            code = Code.CANCELLED
+            call.code = Code.CANCELLED
             raise
         except Exception:  # a mistake of ours: the operator sees the traceback, the client a sentence
             log.exception("a request to %s failed", request.raw_path)
-            code = Code.INTERNAL
-            response = _reply(json_answers.error("the worker made a mistake"), code.http)
+            call.code = Code.INTERNAL
+            response = _reply(json_answers.error("the worker made a mistake"), call.code.http)
         finally:
-            self._metrics.requested("REST", call.api, call.model, call.version, code, time.monotonic() - call.started)
+            took = time.monotonic() - call.started
+            self._metrics.requested("REST", call.api, call.model, call.version, call.code, took)
         if self._settings.rest_api_enable_cors_support:
             response.headers.update(CORS)
         return response
 
     async def _answer(self, request: web.BaseRequest, call: Call) -> web.Response:
         if request.method == "OPTIONS":
-            allowed = request.headers.get("Origin", "").startswith(("http://", "https://"))
-            return _reply(b"", 200 if allowed else 400)
+            if not request.headers.get("Origin", "").startswith(("http://", "https://")):
+                call.code = Code.FAILED_PRECONDITION
+            return _reply(b"", call.code.http)
         way = route(request.method, request.raw_path)
         call.model = way.name
         if way.verb == "status":
@@ -127,12 +130,11 @@ class RestApi:
     def _status(self, way: Route) -> web.Response:
         """A label is not looked at: then it is every version."""
         statuses = self._state.models.statuses(way.name)
-        if not statuses:
-            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {way.name}")
         if way.version is not None:
             statuses = [status for status in statuses if status.version == way.version]
-            if not statuses:
-                raise StatusError(Code.NOT_FOUND, f"Could not find version {way.version} of model {way.name}")
+        if not statuses:
+            what = "any versions" if way.version is None else f"version {way.version}"
+            raise StatusError(Code.NOT_FOUND, f"Could not find {what} of model {way.name}")
         return _reply(status_page(statuses))
 
     async def _predict(self, way: Route, call: Call, body: bytes) -> web.Response:

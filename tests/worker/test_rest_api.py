@@ -300,8 +300,9 @@ async def test_the_status_lists_versions_the_newest_first(doors: Doors) -> None:
     assert (await doors.ask(f"{HALF}/versions/7")).json == {"model_version_status": both["model_version_status"][1:]}
     told = error(await doors.ask("/v1/models/nope"), 404)
     assert told == "Could not find any versions of model nope"
-    told = error(await doors.ask(f"{HALF}/versions/8"), 404)
-    assert told == "Could not find version 8 of model half_plus_two"
+    for model in ("half_plus_two", "nope"):
+        told = error(await doors.ask(f"/v1/models/{model}/versions/8"), 404)
+        assert told == f"Could not find version 8 of model {model}"
 
 
 async def test_the_status_tells_why_a_version_failed() -> None:
@@ -479,6 +480,7 @@ async def test_every_request_is_counted(serving_catalogue: Catalogue) -> None:
         await doors.ask(f"{HALF}:predict", OFFICIAL)
         await doors.ask(f"{HALF}:regress", OFFICIAL)
         await doors.ask(f"{HALF}/metadata")
+        await doors.ask(HALF, method="OPTIONS")
         page = (await doors.ask("/metrics")).json
     counted = (
         'muster_worker_requests_total{api="%s",code="%s",entrypoint="REST",model="half_plus_two",version="%s"} 1.0'
@@ -486,4 +488,5 @@ async def test_every_request_is_counted(serving_catalogue: Catalogue) -> None:
     assert counted % ("predict", "OK", "123") in page
     assert counted % ("regress", "INVALID_ARGUMENT", "") in page
     assert counted % ("", "OK", "123") in page
+    assert 'api="",code="FAILED_PRECONDITION",entrypoint="REST",model="",version=""} 1.0' in page
     assert 'muster_worker_stage_seconds_count{model="half_plus_two",stage="encode",version="123"} 1.0' in page
