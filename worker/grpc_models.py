@@ -62,12 +62,6 @@ class ModelService:
 
     async def _reload(self, data: bytes, _: Any) -> bytes:
         request = parse(serving.ReloadConfigRequest, data)
-        if request.config.WhichOneof("config") != "model_config_list":
-            raise StatusError(
-                Code.INVALID_ARGUMENT,
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-                "Only ModelConfigList is currently supported",
-            )
         value_of = self._metrics.serving.value_of
         before = {name: value for name in request.metric_names if (value := value_of(name)) is not None}
         names = [config.name for config in request.config.model_config_list.config]

@@ -297,9 +297,6 @@ async def test_a_new_configuration_goes_to_the_manager_and_growth_is_told(served
         doors.manager.refusal = StatusError(Code.INVALID_ARGUMENT, "Illegal to list model m multiple times")
         refusal = await doors.refused("HandleReloadConfigRequest", request)
         assert refusal == ("INVALID_ARGUMENT", "Illegal to list model m multiple times")
-        code, words = await doors.refused("HandleReloadConfigRequest", serving.ReloadConfigRequest())
-        assert code == "INVALID_ARGUMENT"
-        assert "Only ModelConfigList is currently supported" in words
 
 
 async def test_while_models_load_states_are_told_and_requests_are_unavailable() -> None:

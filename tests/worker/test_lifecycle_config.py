@@ -22,7 +22,7 @@ def test_a_configuration_is_read_with_its_policies_and_labels() -> None:
         'name: "c" base_path: "/c" model_version_policy { all {} } version_labels { key: "new" value: 4 }',
         'name: "d" base_path: "/d" model_version_policy { specific { versions: 2 versions: 4 } }',
     )
-    assert models_of(message, {}) == {
+    assert models_of(message.model_config_list.config, {}) == {
         "a": ModelConfig("a", "/models/a", Latest(0)),
         "b": ModelConfig("b", "s3://b", Latest(2)),
         "c": ModelConfig("c", "/c", All(), {"new": 4}),
@@ -32,7 +32,8 @@ def test_a_configuration_is_read_with_its_policies_and_labels() -> None:
 
 def test_the_old_way_to_say_tensorflow_is_understood() -> None:
     text = b'model_config_list { config { name: "a" base_path: "/a" model_type: TENSORFLOW } }'
-    assert models_of(parse_config(text, ModelServerConfig, "the test"), {}) == {"a": ModelConfig("a", "/a", Latest(0))}
+    listed = parse_config(text, ModelServerConfig, "the test").model_config_list.config
+    assert models_of(listed, {}) == {"a": ModelConfig("a", "/a", Latest(0))}
 
 
 TENSORFLOW = 'model_platform: "tensorflow"'
@@ -61,8 +62,9 @@ TENSORFLOW = 'model_platform: "tensorflow"'
 )
 def test_a_configuration_that_cannot_be_is_refused_as_a_whole(models: list[str], sentence: str) -> None:
     text = f"model_config_list {{ {' '.join(f'config {{ {model} }}' for model in models)} }}".encode()
+    listed = parse_config(text, ModelServerConfig, "the test").model_config_list.config
     with pytest.raises(StatusError, match=sentence) as caught:
-        models_of(parse_config(text, ModelServerConfig, "the test"), {"known": ModelConfig("known", "/", Latest())})
+        models_of(listed, {"known": ModelConfig("known", "/", Latest())})
     assert caught.value.canonical is Code.INVALID_ARGUMENT
 
 
@@ -136,8 +138,14 @@ async def test_who_waits_for_a_model_without_a_directory_may_stop_and_holds_up_n
 async def test_a_reload_that_is_refused_changes_nothing(tmp_path: Path, a: Path) -> None:
     async with living(**flags(tmp_path, entry("a", a))) as life:
         await life.manager.ready()
-        for message in (config(entry("a", a), entry("a", a)), ModelServerConfig()):
-            with pytest.raises(StatusError) as caught:
+        custom = parse_config(b"custom_model_config {}", ModelServerConfig, "the test")
+        only_lists = "Only ModelConfigList is currently supported"
+        for message, sentence in (
+            (config(entry("a", a), entry("a", a)), "multiple times"),
+            (ModelServerConfig(), only_lists),
+            (custom, only_lists),
+        ):
+            with pytest.raises(StatusError, match=sentence) as caught:
                 await life.manager.reload(message)
             assert caught.value.canonical is Code.INVALID_ARGUMENT
         assert life.catalogue.available == {"a": (3,)}
@@ -226,6 +234,20 @@ async def test_what_the_start_waits_for_is_told_once(
         publish(base, 1)
         await starting
         assert caplog.text.count(sentence) == 1
+
+
+async def test_of_two_names_for_one_version_the_last_is_taken_and_that_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tmp_path / "m"
+    publish(base, 7)
+    publish(base, "007", words="another")
+    async with living(**flags(tmp_path, entry("m", base))) as life:
+        await life.manager.ready()
+        await life.serves(m=[7])
+        publish(base, 8)
+        await life.serves(m=[8])  # which takes another look
+    assert caplog.text.count(f"{base} of the model 'm' has version 7 twice: 7 is taken, 007 is not") == 1
 
 
 # Labels

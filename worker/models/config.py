@@ -16,6 +16,8 @@ from worker.models.policy import All, Latest, Policy, Specific
 from worker.serving_settings import ServingSettings
 from worker.status import Code, StatusError
 
+LIST: Final = "model_config_list"
+"""The kind of ModelServerConfig that is understood."""
 PLATFORM: Final = "tensorflow"
 _ABSOLUTE: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
 _TENSORFLOW_TYPE: Final = 1
@@ -53,21 +55,16 @@ def read_models(settings: ServingSettings, before: Models | None = None) -> Mode
         message.model_config_list.config.add(
             name=settings.model_name, base_path=settings.model_base_path, model_platform=PLATFORM
         )
-    models = models_of(message, before)
-    return before if models is None else models
-
-
-def models_of(message: Any, before: Models) -> Models | None:
-    """What a ModelServerConfig asks for; None if it is empty and asks for nothing. `before` is what is in force.
-
-    Raises StatusError.
-    """
     kind = message.WhichOneof("config")
     if kind is None:
-        return None
-    if kind != "model_config_list":
-        raise _invalid("custom_model_config is not supported: list the models in model_config_list")
-    listed = message.model_config_list.config
+        return before
+    if kind != LIST:
+        raise _invalid(f"{kind} is not supported: list the models in {LIST}")
+    return models_of(message.model_config_list.config, before)
+
+
+def models_of(listed: Sequence[Any], before: Models) -> Models:
+    """The models that these members of a ModelConfigList are; `before` is what is in force. Raises StatusError."""
     _check_names(listed)
     for config in listed:
         _check_platform(config, before)

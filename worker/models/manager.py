@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from muster.lifetime import Stop, supervised
 from worker.models.catalogue import Catalogue
-from worker.models.config import Models, check_labels, models_of, read_models
+from worker.models.config import LIST, Models, check_labels, models_of, read_models
 from worker.models.servable import ModelProblem, Servable
 from worker.models.settling import Settling
 from worker.models.source import Configured, Finished, OnePath, Sighting, Source
@@ -87,13 +87,13 @@ class Manager:
                 Code.FAILED_PRECONDITION,
                 "This worker serves what lies at --model: start it with --model_config_file to configure its models",
             )
-        models = models_of(message, self._models)
-        if models is None:
+        if message.WhichOneof("config") != LIST:
             raise StatusError(
                 Code.INVALID_ARGUMENT,
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported",
             )
+        models = models_of(message.model_config_list.config, self._models)
         new = models.keys() - self._models.keys()
         self._configure(models)
         await self._reach(new)
