@@ -293,15 +293,11 @@ class Roster:
 
     # What was seen of a worker
 
-    def release(
-        self, seat: Seat, outcome: Outcome | None = None, seconds: float | None = None, *, failed: bool | None = None
-    ) -> None:
+    def release(self, seat: Seat, outcome: Outcome, seconds: float | None = None) -> None:
         """End an attempt. `seconds`: how long the worker had had the request when its answer began, or it failed.
 
         By that it is known what was seen of the worker before a rest began, and how fast it is.
         """
-        if outcome is None:
-            outcome = {None: Outcome.CANCELLED, True: Outcome.BROKE, False: Outcome.ANSWERED}[failed]
         seat.in_flight -= 1
         health = seat.health
         health.ended += 1

@@ -333,6 +333,50 @@ def test_an_address_is_handed_out_whether_or_not_there_is_room() -> None:
     assert {site.roster.next().worker.id for _ in range(4)} == {"a", "b"}
 
 
+@pytest.mark.parametrize("seconds", [0.05, 1.0])
+def test_with_three_times_more_than_they_can_do_all_workers_are_kept_busy_and_hardly_anybody_waits_in_vain(
+    seconds: float,
+) -> None:
+    site = Site({name: ["digits"] for name in "abc"}, capacity=4, limit=128)
+    roster, loop = site.roster, site.loop
+    capacity, done = 12 / seconds, 0
+    waits: list[float] = []
+
+    def serve(seat: Seat) -> None:
+        loop.call_at(loop.now + seconds, finish, seat)
+
+    def finish(seat: Seat) -> None:
+        nonlocal done
+        done += 1
+        roster.release(seat, Outcome.ANSWERED, seconds)
+
+    def arrive() -> None:
+        came = loop.now
+
+        def turn(outcome: Seat | ClusterError) -> None:
+            waits.append(loop.now - came)
+            if isinstance(outcome, Seat):
+                serve(outcome)
+
+        try:
+            serve(roster.lease())
+        except Busy:
+            with suppress(Overloaded):
+                roster.wait(ANY, (), turn)
+
+    for second in range(30):
+        for number in range(round(3 * capacity)):
+            loop.call_at(100.0 + second + number / (3 * capacity), arrive)
+        loop.call_at(101.0 + second, roster.turn)
+    loop.run(30.0)
+    assert done >= 0.95 * 30 * capacity
+    assert all(seat.in_flight <= 4 for seat in roster.seats)
+    assert max(waits) <= 2.0 + 1e-6
+    assert roster.line is not None
+    assert roster.line.timeouts <= 128
+    assert roster.line.refused + roster.line.timeouts >= 1.9 * 30 * capacity
+
+
 class Busyness(RuleBasedStateMachine):
     """Anything that can happen while workers are full: nobody is forgotten, nothing leaks, no limit is passed."""
 

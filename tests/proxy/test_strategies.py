@@ -143,6 +143,11 @@ def test_one_whose_latency_is_not_known_is_judged_by_what_it_has_to_do() -> None
     assert names(order, 1) == "n"
 
 
+def test_chance_that_names_one_twice_has_the_next_in_turn_beside_it() -> None:
+    a, b = Seatlike("a", in_flight=5), Seatlike("b")
+    assert names(PowerOfTwo([a, b], lambda: 0.0), 2) == "ab"
+
+
 def test_two_choices_keep_loads_together() -> None:
     chance = random.Random(1).random
     seats = [Seatlike(str(at), limit=10_000, latency=0.1) for at in range(20)]
