@@ -72,7 +72,7 @@ def docker(*arguments: str) -> str:
     return run(["docker", *arguments]).stdout.strip()
 
 
-def until(what: str, condition: Callable[[], object], patience: float = 60.0) -> None:
+def until(what: str, condition: Callable[[], object], patience: float = 180.0) -> None:
     """Return when `condition` holds; AssertionError if that takes more than `patience` seconds."""
     deadline = time.monotonic() + patience
     while not condition():
