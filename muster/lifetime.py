@@ -2,12 +2,12 @@
 
     async def serve(stop: Stop) -> None:
         async with AsyncExitStack() as life:
-            await life.enter_async_context(supervised("batcher", batcher.run(), stop))
+            await life.enter_async_context(supervised("the manager", manager.work(), stop))
             ...
             await stop.wait()
 
 `Stop` is the one reason to end: a signal, a closed lifeline, or a background task that died. A dead task ends the
-process with an error, because a worker without its batcher must not stay announced.
+process with an error, because a worker that does not watch over its models any more must not stay announced.
 """
 
 from __future__ import annotations

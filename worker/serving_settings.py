@@ -23,8 +23,10 @@ class ServingSettings:
     )
     num_load_threads: int = setting(0, "models that may load at the same time; 0 is one after the other")
     num_unload_threads: int = setting(0, "models that may unload at the same time; 0 is one after the other")
-    max_num_load_retries: int = setting(5, "try again so often to load a version that failed")
-    load_retry_interval_micros: int = setting(60_000_000, "pause before trying again", unit="microseconds")
+    max_num_load_retries: int = setting(5, "try again so often to load a version that failed (drop-in only)")
+    load_retry_interval_micros: int = setting(
+        60_000_000, "pause before trying again (drop-in only)", unit="microseconds"
+    )
     allow_version_labels_for_unavailable_models: bool = setting(
         False, "a new label may name a version that is not available yet"
     )
