@@ -20,7 +20,8 @@ from aiohttp import web
 from discovery.worker_json import to_json
 from muster.errors import BadRequest, Forbidden
 from muster.values import Worker
-from proxy.roster import Roster, Seat
+from proxy.roster import Roster
+from proxy.seats import Seat
 from proxy.wants import Want, wanted
 
 MAX_ALTERNATES = 8

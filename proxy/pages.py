@@ -18,7 +18,8 @@ from prometheus_client.registry import Collector
 from discovery.registry import Registry
 from discovery.worker_json import to_json
 from proxy.commons import Commons
-from proxy.roster import Roster, Seat
+from proxy.roster import Roster
+from proxy.seats import Seat
 from proxy.stats import BUCKETS
 
 

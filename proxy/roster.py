@@ -24,13 +24,11 @@ from typing import Any
 from muster.errors import ClusterError, NoWorkers, Overloaded
 from muster.values import Snapshot, Worker
 from proxy.balancing import Strategy
-from proxy.health import Health, Outcome, Policy, Rest, shares_by_latency
+from proxy.health import Health, Outcome, Policy, shares_by_latency
 from proxy.offers import Offers
 from proxy.seats import Limits, Seat
 from proxy.waiting import Line, Scheduler, Ticket
 from proxy.wants import ANY, Want
-
-__all__ = ["MISSED", "Busy", "Outcome", "Policy", "Rest", "Roster", "Seat"]
 
 log = logging.getLogger(__name__)
 

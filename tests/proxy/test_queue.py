@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from muster.errors import ClusterError, NoWorkers, Overloaded, UnknownModel
 from muster.values import Snapshot, Worker
 from proxy.health import Outcome, Policy, Rest
-from proxy.roster import Busy, Roster, Seat
-from proxy.seats import Limits
+from proxy.roster import Busy, Roster
+from proxy.seats import Limits, Seat
 from proxy.waiting import Ticket
 from proxy.wants import ANY, Want
 
