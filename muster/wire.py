@@ -13,6 +13,15 @@ EMBEDDED_REGISTRY_PORT: Final = 12481
 PROXY_GRPC_PORT: Final = 12482
 CONSUL_PORT: Final = 8500
 
+# gRPC
+_MOST_PENDING: Final = 16_384
+GRPC_BURSTS: Final = (
+    ("grpc.server.max_pending_requests", _MOST_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+)
+"""Options of every server: how many calls may have come and not been looked at. gRPC ends what is beyond that, and its
+client reads CANCELLED as if it had left by itself; left alone, gRPC does so from a thousand on."""
+
 # Paths
 CLASSIFY: Final = "/classify"
 MODELS: Final = "/v1/models"

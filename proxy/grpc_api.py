@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
+from muster.wire import GRPC_BURSTS
 from proxy.commons import Commons
 from proxy.grpc_channels import Channels
 from proxy.grpc_quietly import grpc
@@ -120,6 +121,7 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
     channels = Channels(settings.connect_timeout)
     commons.on_gone.append(lambda worker: channels.forget(worker.id))
     server = grpc.aio.server(options=(
+        *GRPC_BURSTS,
         ("grpc.so_reuseport", int(shared)),  # or a second proxy would take half of the calls
         ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
     ))  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from muster.wire import GRPC_BURSTS
 from worker.addresses import bind
 from worker.grpc_api import GrpcApi
 from worker.messages.config import SSLConfig, read_config
@@ -18,16 +19,12 @@ from worker.unix_socket import provisional, published
 
 MOST_CALLS: Final = 1024
 """Calls at the same time, where --grpc-max-threads says nothing. More are refused: each holds its message in memory."""
-MOST_PENDING: Final = 16_384
-"""Calls that have come and not been looked at. gRPC ends what is beyond that, and its clients read CANCELLED as if they
-had left by themselves; if nobody says otherwise, a burst of a thousand calls is enough for that."""
 GRACE: Final = 1.0
 """Seconds for calls that are being answered while the server closes; running requests were waited for before."""
 _OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
+    *GRPC_BURSTS,
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.server.max_pending_requests", MOST_PENDING),
-    ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
     ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the requests
 )
 

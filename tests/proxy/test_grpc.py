@@ -292,6 +292,12 @@ async def test_health_says_whether_there_is_a_worker() -> None:
         assert (await client.ask(b"", HEALTH + "Check")).answer == NOT_SERVING
 
 
+async def test_a_burst_of_calls_waits_for_its_turn() -> None:
+    async with grpc_cluster(GrpcWorker()) as client:
+        told = await asyncio.gather(*(client.ask(b"", HEALTH + "Check") for _ in range(4000)))
+    assert {one.code for one in told} == {Code.OK}
+
+
 async def test_who_watches_the_health_hears_of_each_change_and_of_the_end() -> None:
     worker = GrpcWorker()
     async with grpc_cluster(worker) as client:

@@ -95,19 +95,25 @@ class Configured:
         return {name: (model.policy, self._versions(model)) for name, model in models.items()}
 
     def _versions(self, model: ModelConfig) -> Mapping[int, Found] | None:
-        versions = {}
+        versions: dict[int, Found] = {}
+        problem = ""
         try:
             for child in sorted(model.directory.iterdir()):
                 version = version_number(child.name)
                 if version is not None and child.is_dir():
+                    if version in versions:
+                        other = versions[version].path.name
+                        problem = f"has version {version} twice: {child.name} is taken, {other} is not"
                     versions[version] = Found(model.name, version, child)
         except OSError as error:
             self._complain(model, f"cannot be read: {error.strerror}")
             return None
-        if versions:
-            self._problems.pop(model.name, None)
+        if not versions:
+            problem = "has no version: no directory in it has a number as its name"
+        if problem:
+            self._complain(model, problem)
         else:
-            self._complain(model, "has no version: no directory in it has a number as its name")
+            self._problems.pop(model.name, None)
         return versions
 
     def _complain(self, model: ModelConfig, problem: str) -> None:
