@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from muster.values import Snapshot, Worker
+from proxy.access import AccessLog
 from proxy.budget import RetryBudget
 from proxy.hedging import HedgeClock
 from proxy.pool import Pool
@@ -31,6 +32,8 @@ class Commons:
     replay: Budget
     app: Callable[[], asyncio.BaseProtocol]
     """Makes a server protocol of the aiohttp application, as accepting a connection would."""
+    access: AccessLog | None = None
+    """None if there is none."""
     connections: int = 0
     """Clients' connections that are open."""
     draining: bool = False

@@ -10,8 +10,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from time import perf_counter
 
 from muster.errors import BadRequest, ClusterError, HeadersTooLarge, RequestTimeout, TooLarge
+from proxy.access import BAD, COMPLETE, CUT, LEFT, SLOW, STOPPED, end_of
 from proxy.commons import Commons
 from proxy.exchange import Exchange
 from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
@@ -33,9 +35,9 @@ BODY_RATE = 16384  # bytes; each of these that arrives earns a request's body an
 class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
-    __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_commons", "_exchange",
-                 "_head_started", "_holds", "_idle_since", "_on_closed", "_on_opened", "_stalled_since",
-                 "_transport", "peer")  # fmt: skip
+    __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_commons", "_ending",
+                 "_exchange", "_head_started", "_holds", "_idle_since", "_on_closed", "_on_opened", "_sent",
+                 "_stalled_since", "_transport", "peer")  # fmt: skip
 
     _transport: asyncio.Transport
 
@@ -53,6 +55,8 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._body: CountedBody | ChunkedBody | None = None  # what is still to come of the current request
         self._body_size = 0
+        self._sent = 0  # bytes of the answer
+        self._ending = LEFT  # why the connection is lost before the answer is complete
         self._body_started = 0.0
         self._holds = 0  # reasons not to read
         self._idle_since = commons.loop.time()
@@ -76,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         if self._body is not None and not self._buffer:
             self._read_body(data)
         elif self._exchange is not None and self._exchange.tunnel:
+            self._body_size += len(data)
             self._exchange.on_body(data)
         elif self._exchange is None and self._body is None and self._stalled_since is None:
             self._read_head(self._buffer + data if self._buffer else data)
@@ -91,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.cancel()
             if not exchange.complete:
                 self._commons.stats.cancelled += 1
+            self._note(exchange, COMPLETE if exchange.complete else self._ending)
 
     def pause_writing(self) -> None:  # noqa: D102
         self._stalled_since = self._commons.loop.time()
@@ -140,8 +146,8 @@ class ClientConnection(asyncio.Protocol):
         elif head.content_length:
             self._body = CountedBody(head.content_length)
         data: Buffer = b""
+        self._sent = self._body_size = 0
         if self._body is not None:
-            self._body_size = 0
             self._body_started = commons.loop.time()
             try:
                 data, rest = self._take(self._body, rest)
@@ -209,9 +215,13 @@ class ClientConnection(asyncio.Protocol):
             exchange.cancel()
             if exchange.answered:
                 self.abort()
+                self._note(exchange, SLOW if error.status == 408 else BAD)
                 return
+        else:
+            self._sent = 0
         self._commons.stats.refused(error.status)
         self.write(error_to_client(error, b"", head_only=False, close=True))
+        self._note(exchange, SLOW if error.status == 408 else BAD, error.status)
         self._linger()  # also without a body: what cannot be understood need not be all that is coming
 
     # What an exchange calls
@@ -219,6 +229,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: Buffer) -> None:
         """Send `data` to the client, unless it has left and only `connection_lost` is still to come."""
         if not self._transport.is_closing():  # uvloop raises where asyncio is silent
+            self._sent += len(data)
             self._transport.write(data)
 
     def pause(self, paused: bool) -> None:
@@ -255,6 +266,8 @@ class ClientConnection(asyncio.Protocol):
     def on_answered(self) -> None:
         """The answer is complete."""
         exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._note(exchange, COMPLETE)
         if exchange is not None and (exchange.closing or self._unwanted(exchange)):
             self._finish()
         else:
@@ -268,16 +281,34 @@ class ClientConnection(asyncio.Protocol):
         if answered:
             self._exchange = None
             self.abort()
+            self._note(exchange, CUT)
             return
         closing = self.must_close() or self._unwanted(exchange)
         self._exchange = None
         self._commons.stats.refused(error.status)
         head_only = exchange.head.method == b"HEAD"
         self.write(error_to_client(error, exchange.request_id, head_only=head_only, close=closing))
+        self._note(exchange, end_of(error), error.status)
         if closing:
             self._finish()
         else:
             self._ready_for_next()
+
+    def _note(self, exchange: Exchange | None, end: bytes, status: int = 0) -> None:
+        """Write down how a request ended. `status`: of an answer that is the proxy's own."""
+        access = self._commons.access
+        if access is None:
+            return
+        if exchange is None:
+            access.note(self.peer, b"-", b"-", status, 0, self._sent, None, None, 0, 0.0, 0.0, 0.0, end, b"")
+            return
+        now, head, seat = perf_counter(), exchange.head, exchange.seat
+        waited = exchange.waited if exchange.waited >= 0 else exchange.waited + now
+        access.note(
+            self.peer, head.method, head.target, status or exchange.status, self._body_size, self._sent,
+            exchange.want.model, None if seat is None else seat.worker.id, exchange.attempts.made,
+            now - exchange.started, exchange.took, waited, end, exchange.request_id,
+        )  # fmt: skip
 
     # Ending
 
@@ -332,6 +363,11 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is None and self._body is None and not self._buffer:
             self._close()
 
+    def stop(self) -> None:
+        """The proxy's end cannot wait for this one."""
+        self._ending = STOPPED
+        self.abort()
+
     def abort(self) -> None:
         """Cut the connection with a reset, so that no client takes a part of an answer for the whole."""
         sock = self._transport.get_extra_info("socket")
@@ -348,6 +384,7 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.abort()
         elif self._stalled_since is not None:
             if now - self._stalled_since > settings.write_timeout:
+                self._ending = SLOW
                 self.abort()
         elif self._exchange is not None and (self._body is None or self._holds & WORKER):
             self._exchange.check(now)

@@ -54,7 +54,7 @@ class Exchange(Trials):
     """A request for a worker."""
 
     __slots__ = ("_chunked_answer", "_client", "_outcome", "_refused", "closing", "complete", "invited", "request_id",
-                 "status", "tunnel")  # fmt: skip
+                 "status", "took", "tunnel")  # fmt: skip
 
     wants_body = True
 
@@ -65,6 +65,7 @@ class Exchange(Trials):
         self.invited = not head.expects_continue  # the client was told, or needs not to be told, to send the body
         self.complete = False  # the answer is; a tunnel's was its head
         self.status = 0
+        self.took = 0.0  # seconds that the worker took to begin the answer
         self._outcome = Outcome.ANSWERED  # what the answer says about the worker
         self.tunnel = False
         self._chunked_answer = False
@@ -178,6 +179,7 @@ class Exchange(Trials):
         self.answered = True
         self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
+        self.took = self.connection.took if self.connection is not None else 0.0
         self._outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
         self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)

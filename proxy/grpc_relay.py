@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 from proxy import grpc_metadata
+from proxy.access import COMPLETE, LEFT
 from proxy.commons import Commons
 from proxy.grpc_channels import Channels
 from proxy.grpc_quietly import grpc
@@ -36,13 +37,15 @@ class GrpcRelay:
             answer = await self._trials.ask(call, request)
         except asyncio.CancelledError:
             self._commons.stats.cancelled += 1
+            self._note(call, b"-", LEFT, len(request))
             raise
         except Refused as refused:
-            await self._end(call, refused)
+            await self._end(call, refused, len(request))
         if answer.initial:
             await context.send_initial_metadata(answer.initial)
         context.set_trailing_metadata(answer.trailing)
         self._commons.stats.grpc_answered(Code.OK.name, call.seconds)
+        self._note(call, b"OK", COMPLETE, len(request), len(answer.message))
         return answer.message
 
     async def stream(self, method: str, messages: AsyncIterator[bytes], context: Any) -> None:
@@ -52,20 +55,23 @@ class GrpcRelay:
             trial = await self._trials.connect(call)
         except Refused as refused:
             await self._end(call, refused)
-        outcome = Outcome.CANCELLED
+        outcome, sent = Outcome.CANCELLED, 0
         with trial.link.used():
             theirs = trial.link.stream(method)(messages, timeout=context.time_remaining(), metadata=call.to_worker())
             try:
                 async for message in theirs:
                     await context.write(message)
+                    sent += len(message)
                 context.set_trailing_metadata(call.to_client(await theirs.trailing_metadata(), trial.seat))
                 self._commons.stats.grpc_answered(Code.OK.name, call.seconds)
+                self._note(call, b"OK", COMPLETE, 0, sent)
                 outcome = Outcome.ANSWERED
             except grpc.aio.AioRpcError as error:
                 outcome = Outcome.ANSWERED if trial.link.ready else Outcome.BROKE
                 await self._end(call, passed_on(error, call, trial.seat))
             except asyncio.CancelledError:
                 self._commons.stats.cancelled += 1
+                self._note(call, b"-", LEFT, 0, sent)
                 raise
             finally:
                 theirs.cancel()
@@ -81,8 +87,20 @@ class GrpcRelay:
         own = grpc_metadata.own_request_id(context.invocation_metadata() or ())
         return Call(method, context, want, self._commons.request_ids.of(own).decode("ascii"))
 
-    async def _end(self, call: Call, refused: Refused) -> NoReturn:
+    def _note(self, call: Call, code: bytes, end: bytes, received: int, sent: int = 0) -> None:
+        """Write down how a call ended. Of a stream it is not known how much of it came."""
+        access = self._commons.access
+        if access is not None:
+            worker = None if call.seat is None else call.seat.worker.id
+            access.note(
+                grpc_metadata.address_of(call.context.peer()).encode("ascii", "replace"), b"gRPC", call.method.encode(),
+                code, received, sent, call.want.model, worker, call.attempts.made, call.seconds, call.took, call.waited,
+                end, call.request_id.encode(),
+            )  # fmt: skip
+
+    async def _end(self, call: Call, refused: Refused, received: int = 0) -> NoReturn:
         self._commons.stats.grpc_answered(refused.code.name, call.seconds)
+        self._note(call, refused.code.name.encode(), refused.end, received)
         if refused.initial:
             await call.context.send_initial_metadata(refused.initial)
         trailing = refused.trailing or grpc_metadata.to_client((), call.request_id)

@@ -14,6 +14,7 @@ from typing import Any
 
 from muster.errors import ClusterError, UnknownModel, WorkerUnreachable
 from proxy import dispatch, grpc_metadata
+from proxy.access import COMPLETE, SLOW, end_of
 from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
 from proxy.grpc_channels import Channels, Link
@@ -32,6 +33,7 @@ MAX_DETAILS = 1024
 Code = grpc.StatusCode
 _CODES = {400: Code.INVALID_ARGUMENT, 404: Code.NOT_FOUND, 501: Code.UNIMPLEMENTED, 502: Code.UNAVAILABLE,
           503: Code.UNAVAILABLE, 504: Code.DEADLINE_EXCEEDED}  # fmt: skip
+_ENDS = {Failure.BROKE: b"worker:reset", Failure.SILENT: b"worker:timeout"}
 _ERRED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS})
 """What a worker says that failed to do its work, as HTTP's 500 does."""
 
@@ -41,6 +43,7 @@ class Refused(Exception):
 
     def __init__(self, code: Any, details: str, initial: Metadata = (), trailing: Metadata = ()) -> None:
         super().__init__(details)
+        self.end = b"proxy:refused"  # as the access log says who ended it
         self.code = code
         self.details = details
         self.initial = initial
@@ -77,6 +80,9 @@ class Call:
     attempts: Attempts = field(default_factory=Attempts)
     tried: list[Seat] = field(default_factory=list)
     refused: Refused | None = None  # how the last attempt ended
+    seat: Seat | None = None  # of the last attempt
+    waited: float = 0.0  # seconds, for a seat
+    took: float = 0.0  # seconds that the last attempt lasted
     started: float = field(default_factory=perf_counter)
 
     @property
@@ -124,7 +130,7 @@ class GrpcTrials:
         """The next worker that has room and accepts; a `release` of its seat is owed. Raises Refused."""
         while True:
             try:
-                seat = await self._seat(call)
+                seat = call.seat = await self._seat(call)
             except ClusterError as error:
                 raise (call.refused or refused(error)) from None
             call.attempts.made += 1
@@ -170,6 +176,7 @@ class GrpcTrials:
             pass
         turn: asyncio.Future[Seat | ClusterError] = self._commons.loop.create_future()
         ticket = roster.wait(call.want, call.tried, turn.set_result)
+        began = perf_counter()
         try:
             await asyncio.wait([turn])  # so that nobody but the roster ends it
         except asyncio.CancelledError:
@@ -177,6 +184,8 @@ class GrpcTrials:
             if turn.done() and isinstance(seat := turn.result(), Seat):
                 roster.release(seat, Outcome.CANCELLED)
             raise
+        finally:
+            call.waited += perf_counter() - began
         got = turn.result()
         if isinstance(got, ClusterError):
             raise got
@@ -215,7 +224,10 @@ class GrpcTrials:
         except grpc.aio.AioRpcError as error:
             failure = self._failure(trial, error)
             outcome = _outcome(failure, error)
-            raise Failed(failure, passed_on(error, call, trial.seat)) from None
+            told = passed_on(error, call, trial.seat)
+            if failure in _ENDS:
+                told.end = _ENDS[failure]
+            raise Failed(failure, told) from None
         except asyncio.CancelledError:
             if not trial.forsaken or _cancelling():
                 raise
@@ -223,6 +235,7 @@ class GrpcTrials:
             raise Failed(Failure.HUNG, refused(dispatch.error_of(Failure.HUNG)), again=True) from None
         finally:
             self._under_way.discard(trial)
+            call.took = trial.seconds
             self._commons.roster.release(trial.seat, outcome, trial.seconds)
 
     def _failure(self, trial: Trial, error: Any) -> Failure | None:
@@ -306,7 +319,9 @@ def _cancelling() -> bool:
 def passed_on(error: Any, call: Call, seat: Seat) -> Refused:
     """What the worker said, or gRPC about it."""
     trailing = call.to_client(error.trailing_metadata(), seat)
-    return Refused(error.code(), error.details() or "", tuple(error.initial_metadata() or ()), trailing)
+    told = Refused(error.code(), error.details() or "", tuple(error.initial_metadata() or ()), trailing)
+    told.end = SLOW if error.code() is Code.DEADLINE_EXCEEDED else COMPLETE
+    return told
 
 
 def refused(error: ClusterError) -> Refused:
@@ -315,4 +330,6 @@ def refused(error: ClusterError) -> Refused:
     if isinstance(error, UnknownModel):
         known = ", ".join(error.details.get("models", ()))
         sentence += f"; the models here are: {known}" if known else "; there are no models here"
-    return Refused(_CODES.get(error.status, Code.INTERNAL), sentence[:MAX_DETAILS])
+    told = Refused(_CODES.get(error.status, Code.INTERNAL), sentence[:MAX_DETAILS])
+    told.end = end_of(error)
+    return told

@@ -59,5 +59,5 @@ class Relay:
                 async with asyncio.timeout(self._commons.settings.drain_timeout):
                     await self._empty.wait()
         for connection in list(self._connections):
-            connection.abort()
+            connection.stop()
         self._commons.pool.close()

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from discovery.addresses import open_registry
 from discovery.probe import probing
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
+from proxy.access import AccessLog
 from proxy.balancing import STRATEGIES
 from proxy.commons import Commons
 from proxy.departures import Departures
@@ -24,6 +25,7 @@ from proxy.grpc_api import GrpcServer, grpc_server
 from proxy.heads import MAX_HEADERS
 from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
+from proxy.line_writer import line_writer
 from proxy.p2p import PeerToPeer
 from proxy.place import Place
 from proxy.pool import Pool
@@ -71,6 +73,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         request_ids = RequestIds(secrets.token_hex(4))
         replay = Budget(settings.replay_body, settings.replay_total)
         api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
+        commons.access = life.enter_context(_access(settings, loop))
         relay = Relay(commons)
         roster.on_eject.append(relay.forsake)
 
@@ -93,6 +96,16 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
                 log.info("listening for gRPC on port %d", calls.port)
             await door.open()
         await stop.wait()
+
+
+@contextmanager
+def _access(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Iterator[AccessLog | None]:
+    """The access log, on standard output."""
+    if settings.access_log == "off":
+        yield None
+        return
+    with line_writer(1, loop) as lines:
+        yield AccessLog(lines, as_json=settings.access_log == "json")
 
 
 def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:

@@ -34,7 +34,7 @@ class Trials(Owner):
     """A request and its attempts. `attempt` is the one that leads, and `connection` what it has."""
 
     __slots__ = ("_commons", "_copy", "_second", "_ticket", "_tried", "answered", "attempt", "attempts", "body_done",
-                 "connection", "head", "seat", "started", "want")  # fmt: skip
+                 "connection", "head", "seat", "started", "waited", "want")  # fmt: skip
 
     def __init__(self, commons: Commons, head: RequestHead) -> None:
         self._commons = commons
@@ -49,6 +49,7 @@ class Trials(Owner):
         self.seat: Seat | None = None  # of the attempt that leads, or was the last to
         self._second: Attempt | None = None  # beside the one that leads
         self._ticket: Ticket[Seat] | None = None  # while it waits for a worker that has room
+        self.waited = 0.0  # seconds, for a seat; while it still does, minus the time when it began
         self._tried: list[Seat] = []
         self._copy = Copy(commons.replay)
 
@@ -85,6 +86,7 @@ class Trials(Owner):
         attempt.begin(fresh=self._too_large)
 
     def _wait(self) -> None:
+        self.waited -= perf_counter()
         try:
             self._ticket = self._commons.roster.wait(self.want, self._tried, self._on_turn)
         except ClusterError as error:  # too many wait already
@@ -92,6 +94,7 @@ class Trials(Owner):
 
     def _on_turn(self, turn: Seat | ClusterError) -> None:
         self._ticket = None
+        self.waited += perf_counter()
         if isinstance(turn, ClusterError):
             self._give_up(turn)
         else:

@@ -229,6 +229,7 @@ async def cluster(*workers: ScriptedWorker, **changes: object) -> AsyncIterator[
     addresses = ",".join(f"127.0.0.1:{worker.port}" for worker in workers)
     (port,) = free_ports(1)
     defaults = {"host": "127.0.0.1", "port": port, "registry": f"static://{addresses}", "drain_timeout": 2.0}
+    defaults["access_log"] = "off"
     defaults["grpc"] = "grpc_port" in changes
     settings = dataclasses.replace(ProxySettings(), **{**defaults, **changes})  # type: ignore[arg-type]
     stop = Stop()
