@@ -205,6 +205,15 @@ def test_a_model_that_is_seldom_asked_for_is_not_crowded_out_of_the_line() -> No
     assert site.got()["cats"] == "b"
 
 
+def test_nobody_makes_room_for_one_more_of_those_that_have_as_many_then() -> None:
+    site = Site({"a": ["digits"], "b": ["cats"]}, limit=3)
+    site.fill()
+    for name, want in (("one", DIGITS), ("two", DIGITS), ("three", CATS)):
+        site.wait(name, want)
+    with pytest.raises(Overloaded):
+        site.wait("four", CATS)
+
+
 def test_who_waits_too_long_is_told_so_in_time() -> None:
     site = Site({"a": ["digits"]})
     (seat,) = site.fill()
@@ -444,6 +453,8 @@ class Busyness(RuleBasedStateMachine):
         for seat in self.leased:
             self.site.roster.release(seat, Outcome.ANSWERED, 0.1)
         assert all(seat.in_flight == 0 for seat in self.site.roster.seats)
+        assert self.site.roster.line is not None
+        assert not self.site.roster.line._wants
 
 
 TestBusyness = Busyness.TestCase
