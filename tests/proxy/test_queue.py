@@ -120,6 +120,15 @@ def test_the_limit_is_what_the_worker_said_shared_among_the_processes(said: int,
     assert Limits(9, processes).of(Worker("a", "127.0.0.1", 9000, capacity=said)) == limit
 
 
+def test_a_limit_that_a_worker_says_anew_counts_from_then_on() -> None:
+    roster = Roster(Loop().time)
+    for capacity in (2, 3):
+        roster.apply(Snapshot(capacity, (Worker("a", "127.0.0.1", 9000, capacity=capacity),)))
+        while roster.spare(()):
+            roster.lease()
+        assert [seat.in_flight for seat in roster.seats] == [capacity]
+
+
 def test_who_came_first_is_served_first() -> None:
     site = Site({"a": ["digits"]})
     (seat,) = site.fill()
