@@ -83,6 +83,7 @@ class Roster:
         self._picks = 0
         self.line: Line[Seat] | None = None
         """Those who wait for a seat; None if nobody may."""
+        self._waiting: Collection[Ticket[Seat]] = ()  # the same
         self.ejections: Counter[str] = Counter()
         """Rests that began, by reason."""
         self.on_eject: list[Callable[[Seat], None]] = []
@@ -91,6 +92,7 @@ class Roster:
     def may_wait(self, scheduler: Scheduler, limit: int, patience: float) -> None:
         """From now on, up to `limit` requests may wait for a seat, `patience` seconds each."""
         self.line = Line(scheduler, limit, patience, lambda seat: self.release(seat, Outcome.CANCELLED))
+        self._waiting = self.line.tickets
 
     # What can be seen
 
@@ -256,8 +258,6 @@ class Roster:
         if self.resting(seat):
             self._seat_all()
             return
-        if not seat.listed:
-            return
         for ticket in self.line:
             if seat.in_flight >= seat.limit:
                 return
@@ -305,7 +305,7 @@ class Roster:
                 self._is_back(seat)
         elif outcome is not Outcome.CANCELLED:
             self._judge(seat, outcome, seconds)
-        if self.line is not None and len(self.line):
+        if self._waiting:
             self._hand_over(seat)
 
     def _judge(self, seat: Seat, outcome: Outcome, seconds: float | None) -> None:
@@ -396,5 +396,5 @@ class Roster:
         due = [*self._missing.values(), *(seat.rest_until for seat in self._seats.values() if seat.rest_until > now)]
         self._next_change = min(due, default=float("inf"))
         self._rounds.clear()
-        if self.line is not None and len(self.line):
+        if self._waiting:
             self._seat_all()

@@ -79,7 +79,8 @@ class Line(Generic[S]):
         self._limit = limit
         self._patience = patience
         self._give_back = give_back
-        self._tickets: dict[Ticket[S], None] = {}  # in the order in which they came
+        self.tickets: dict[Ticket[S], None] = {}
+        """Those who wait, in the order in which they came. Empty or not is all that the hot path asks."""
         self._wants: Counter[Want] = Counter()
         self._timer: Timer | None = None
         self.waits = 0
@@ -92,10 +93,10 @@ class Line(Generic[S]):
         """How many waited in vain."""
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self.tickets)
 
     def __iter__(self) -> Iterator[Ticket[S]]:
-        return iter(list(self._tickets))
+        return iter(list(self.tickets))
 
     def join(
         self, want: Want, tried: Collection[S], callback: Callable[[S | ClusterError], None], pace: float
@@ -108,10 +109,10 @@ class Line(Generic[S]):
         ahead = self._wants[want]
         if pace and ahead >= pace * self._patience:
             raise self._too_many()
-        if len(self._tickets) >= self._limit:
+        if len(self.tickets) >= self._limit:
             self._make_room(want)
         ticket = Ticket(self, want, tried, self._scheduler.time(), callback)
-        self._tickets[ticket] = None
+        self.tickets[ticket] = None
         self._wants[want] += 1
         self.waits += 1
         if self._timer is None:
@@ -129,7 +130,7 @@ class Line(Generic[S]):
 
     def left(self, ticket: Ticket[S]) -> None:
         """Its owner has gone."""
-        if ticket in self._tickets:
+        if ticket in self.tickets:
             self._remove(ticket)
         elif ticket.outcome is not None and not isinstance(ticket.outcome, ClusterError):
             self._give_back(ticket.outcome)
@@ -140,11 +141,11 @@ class Line(Generic[S]):
         self._scheduler.call_soon(ticket.deliver)  # whoever gave a seat up is in the middle of something
 
     def _remove(self, ticket: Ticket[S]) -> None:
-        del self._tickets[ticket]
+        del self.tickets[ticket]
         self._wants[ticket.want] -= 1
         if not self._wants[ticket.want]:
             del self._wants[ticket.want]
-        if not self._tickets and self._timer is not None:
+        if not self.tickets and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
@@ -152,17 +153,17 @@ class Line(Generic[S]):
         most, count = max(self._wants.items(), key=lambda pair: pair[1], default=(want, 0))
         if self._wants[want] + 1 >= count:
             raise self._too_many()
-        last = next(ticket for ticket in reversed(self._tickets) if ticket.want == most)
+        last = next(ticket for ticket in reversed(self.tickets) if ticket.want == most)
         self._done(last, self._too_many())
 
     def _too_many(self) -> Overloaded:
         self.refused += 1
-        return Overloaded(f"every worker is busy, and {len(self._tickets)} requests wait already; try again later")
+        return Overloaded(f"every worker is busy, and {len(self.tickets)} requests wait already; try again later")
 
     def _ring(self) -> None:
         self._timer = None
         now = self._scheduler.time()
-        for ticket in list(self._tickets):
+        for ticket in list(self.tickets):
             if ticket.since + self._patience > now:
                 self._timer = self._scheduler.call_at(ticket.since + self._patience, self._ring)
                 return
