@@ -242,6 +242,23 @@ def test_rows_take_a_line_each_and_single_values_share_one() -> None:
     )
 
 
+def test_bytes_within_lists_stand_as_deep_as_they_are_nested() -> None:
+    nested = {"y_bytes": np.array([[b"a"], [b"b"]], object)}
+    inner = '[{\n                "b64": "%s"\n            }]'
+    assert json_answers.predictions(nested).decode() == (
+        f'{{\n    "predictions": [{inner % "YQ=="}, {inner % "Yg=="}\n    ]\n}}'
+    )
+    assert json_answers.columns({"y_bytes": nested["y_bytes"][0]}) == (
+        b'{\n    "outputs": [\n        {\n            "b64": "YQ=="\n        }\n    ]\n}'
+    )
+
+
+def test_lists_without_values_stay_on_their_line() -> None:
+    assert json_answers.columns({"y": np.empty((2, 0))}) == b'{\n    "outputs": [\n        [],\n        []\n    ]\n}'
+    assert json_answers.columns({"y": np.empty((0, 3))}) == b'{\n    "outputs": []\n}'
+    assert json_answers.predictions({"y": np.empty((2, 0))}) == b'{\n    "predictions": [[], []\n    ]\n}'
+
+
 def test_columns_take_a_line_for_every_value() -> None:
     one = np.array([[True, False]])
     assert json_answers.columns({"y": one}) == (
