@@ -72,9 +72,11 @@ class Timer:
 class Site:
     """A roster whose workers each have room for `capacity` requests, and those who ask it."""
 
-    def __init__(self, has: Mapping[str, Sequence[str]], *, capacity: int = 1, limit: int = 8) -> None:
+    def __init__(
+        self, has: Mapping[str, Sequence[str]], *, capacity: int = 1, limit: int = 8, slow_start: float = 0.0
+    ) -> None:
         self.loop = Loop()
-        self.roster = Roster(self.loop.time, Policy(Rest(1.0, 8.0), slow_start=0.0), limits=Limits(capacity))
+        self.roster = Roster(self.loop.time, Policy(Rest(1.0, 8.0), slow_start=slow_start), limits=Limits(capacity))
         self.roster.may_wait(self.loop, limit, 2.0)
         self.announce(has)
         self.heard: dict[str, Seat | ClusterError] = {}
@@ -325,7 +327,7 @@ def test_a_worker_that_left_serves_nobody_who_waits() -> None:
 
 
 def test_a_worker_that_comes_back_from_a_rest_serves_those_who_wait() -> None:
-    site = Site({"a": ["digits"], "b": ["digits"]})
+    site = Site({"a": ["digits"], "b": ["digits"]}, slow_start=10.0)
     a, _ = site.fill()
     site.finish(a, Outcome.REFUSED)
     site.wait("one")

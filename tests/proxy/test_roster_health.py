@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -199,14 +200,15 @@ def test_who_serves_another_model_may_take_longer() -> None:
 
 
 def test_seconds_in_which_nothing_changes_leave_the_round_as_it_is() -> None:
-    site = Site(dict.fromkeys("abc"))
-    order = ""
-    for _ in range(20):
-        seat = site.roster.lease()
-        order += seat.worker.id
-        site.roster.release(seat, Outcome.ANSWERED, 0.01)
+    site = three()
+    a, b, c = (seat.worker for seat in site.roster.seats)
+    site.roster.apply(Snapshot(2, (replace(a, weight=5), b, c)))
+    taken = ""
+    for _ in range(70):
+        taken += "".join(site.serve(1, {}))
         site.second()
-    assert order == ("abc" * 7)[:20]
+    for start in range(0, 70, 7):
+        assert Counter(taken[start : start + 7]) == {"a": 5, "b": 1, "c": 1}
 
 
 def test_a_snapshot_that_says_nothing_new_leaves_weighted_turns_exact() -> None:
