@@ -18,13 +18,13 @@ from worker.status import Code, StatusError
 def test_a_configuration_is_read_with_its_policies_and_labels() -> None:
     message = config(
         'name: "a" base_path: "/models/a"',
-        'name: "b" base_path: "s3://b" model_version_policy { latest { num_versions: 2 } }',
+        'name: "b" base_path: "file:///b" model_version_policy { latest { num_versions: 2 } }',
         'name: "c" base_path: "/c" model_version_policy { all {} } version_labels { key: "new" value: 4 }',
         'name: "d" base_path: "/d" model_version_policy { specific { versions: 2 versions: 4 } }',
     )
     assert models_of(message.model_config_list.config, {}) == {
         "a": ModelConfig("a", "/models/a", Latest(0)),
-        "b": ModelConfig("b", "s3://b", Latest(2)),
+        "b": ModelConfig("b", "file:///b", Latest(2)),
         "c": ModelConfig("c", "/c", All(), {"new": 4}),
         "d": ModelConfig("d", "/d", Specific(frozenset({2, 4}))),
     }
@@ -46,6 +46,10 @@ TENSORFLOW = 'model_platform: "tensorflow"'
         (
             [f'name: "a" base_path: "models/a" {TENSORFLOW}'],
             r"Expected model a to have an absolute path or URI; got base_path\(\)=models/a",
+        ),
+        (
+            [f'name: "a" base_path: "gs://bucket/a" {TENSORFLOW}'],
+            "gs://bucket/a of model a is not a directory of this machine: there is no file system for gs://$",
         ),
         ([f'name: "a" {TENSORFLOW}'], r"got base_path\(\)=$"),
         ([f'base_path: "/a" {TENSORFLOW}'], "has no name"),

@@ -19,7 +19,9 @@ from worker.status import Code, StatusError
 LIST: Final = "model_config_list"
 """The kind of ModelServerConfig that is understood."""
 PLATFORM: Final = "tensorflow"
-_ABSOLUTE: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
+_FILES: Final = "file"
+_ABSOLUTE: Final = re.compile(r"/|([A-Za-z][A-Za-z0-9+.-]*)://")
+"""A path, or a URI and its scheme."""
 _TENSORFLOW_TYPE: Final = 1
 
 
@@ -35,7 +37,7 @@ class ModelConfig:
     @property
     def directory(self) -> Path:
         """The base path on this machine."""
-        return Path(self.base_path.removeprefix("file://"))
+        return Path(self.base_path.removeprefix(f"{_FILES}://"))
 
 
 Models: TypeAlias = Mapping[str, ModelConfig]
@@ -104,9 +106,15 @@ def _check_names(listed: Sequence[Any]) -> None:
             raise _invalid(f"Illegal to list model {config.name} multiple times in config list")
         seen.add(config.name)
     for config in listed:
-        if not _ABSOLUTE.match(config.base_path):
+        absolute = _ABSOLUTE.match(config.base_path)
+        if absolute is None:
             raise _invalid(
                 f"Expected model {config.name} to have an absolute path or URI; got base_path()={config.base_path}"
+            )
+        if absolute[1] not in (None, _FILES):  # it would be waited for as if somebody could put it there
+            raise _invalid(
+                f"The base path {config.base_path} of model {config.name} is not a directory of this machine: "
+                f"there is no file system for {absolute[1]}://"
             )
 
 
