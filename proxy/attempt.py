@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import perf_counter
 
 from proxy.commons import Commons
 from proxy.dispatch import Failure
@@ -60,11 +61,12 @@ class Attempt:
     __slots__ = ("_commons", "_connecting", "_over", "_owner", "_since", "connection",
                  "seat")  # fmt: skip
 
-    def __init__(self, commons: Commons, owner: Owner, seat: Seat) -> None:
+    def __init__(self, commons: Commons, owner: Owner, seat: Seat, since: float) -> None:
+        """`since`: when the seat was leased, as `perf_counter` has it."""
         self._commons = commons
         self._owner = owner
         self._over = False
-        self._since = commons.loop.time()
+        self._since = since
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
         self.seat = seat
         self.connection: UpstreamConnection | None = None
@@ -73,15 +75,12 @@ class Attempt:
         """Find a connection; `fresh`: none that has served before, because it may turn out to be dead."""
         connection = None if fresh else self._commons.pool.take(self.seat.worker.id)
         if connection is not None:
-            self._connected(connection)
+            self.connection = connection
+            self._owner.on_connected(self, connection)
             return
-        self._connecting = self._commons.loop.create_task(self._commons.pool.connect(self.seat.worker))
-        self._connecting.add_done_callback(self._on_connecting_done)
-
-    def again(self) -> None:
-        """The kept connection turned out to be dead: the same worker once more, on a fresh one."""
         self.connection = None
-        self.begin(fresh=True)
+        self._connecting = self._commons.loop.create_task(self._commons.pool.connect(self.seat.worker))
+        self._connecting.add_done_callback(self._connected)
 
     def end(self, outcome: Outcome, seconds: float) -> None:
         """It is over: the connection is lost, or not ours any more. `seconds`: how long the worker had the request."""
@@ -96,13 +95,9 @@ class Attempt:
             self._connecting.cancel()
         if self.connection is not None:
             self.connection.drop(flush=flush)
-        self.end(outcome, self._commons.loop.time() - self._since)
+        self.end(outcome, perf_counter() - self._since)
 
-    def _connected(self, connection: UpstreamConnection) -> None:
-        self.connection = connection
-        self._owner.on_connected(self, connection)
-
-    def _on_connecting_done(self, task: asyncio.Task[UpstreamConnection]) -> None:
+    def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
         self._connecting = None
         if task.cancelled():
             return
@@ -111,7 +106,8 @@ class Attempt:
             if error is None:
                 task.result().transport.close()
         elif error is None and not task.result().transport.is_closing():
-            self._connected(task.result())
+            self.connection = task.result()
+            self._owner.on_connected(self, self.connection)
         else:
             # One that rests is asked when nobody else is left: that it still fails is no news.
             level = logging.DEBUG if self._commons.roster.resting(self.seat) else logging.WARNING

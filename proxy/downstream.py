@@ -234,7 +234,8 @@ class ClientConnection(asyncio.Protocol):
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading, as the worker keeps up."""
-        self._hold(WORKER, paused)
+        if paused or self._holds:
+            self._hold(WORKER, paused)
 
     def _hold(self, reason: int, held: bool) -> None:
         """There is (no longer) a reason not to read. It is read when there is none."""

@@ -22,6 +22,7 @@ from proxy.trials import Trials
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection
 from proxy.wants import wanted
 
+_ANSWERED = Outcome.ANSWERED
 JOIN_BELOW = 65536
 """Pieces of fewer bytes in all are copied into one: cheaper than a system call for each, or than gathering them."""
 
@@ -66,7 +67,7 @@ class Exchange(Trials):
         self.complete = False  # the answer is; a tunnel's was its head
         self.status = 0
         self.took = 0.0  # seconds that the worker took to begin the answer
-        self._outcome = Outcome.ANSWERED  # what the answer says about the worker
+        self._outcome = _ANSWERED  # what the answer says about the worker
         self.tunnel = False
         self._chunked_answer = False
         self._refused = False  # the worker does not want the rest of the body
@@ -111,7 +112,8 @@ class Exchange(Trials):
             self.connection.await_worker()
             if self.head.chunked:
                 self.connection.send(LAST_CHUNK)
-            self._expect()
+            if self._commons.hedges.delay:
+                self._watch()
         if self.complete:
             self._finish()
 
@@ -160,10 +162,10 @@ class Exchange(Trials):
             connection.transport.write(b"".join(parts))
         else:
             connection.transport.writelines(parts)
-        if self._too_large or not self._safe_twice(attempt.seat):
+        if self.head.has_body and (self._too_large or not self._safe_twice(attempt.seat)):
             self._copy.forget()  # there is no point in keeping its beginning
-        if self.body_done:
-            self._expect()
+        if self._commons.hedges.delay and self.body_done:
+            self._watch()
 
     def on_informational(self, attempt: Attempt, head: ResponseHead) -> None:
         """Pass on `100 Continue`, once; other interim answers are for the proxy only."""
@@ -175,12 +177,14 @@ class Exchange(Trials):
         """Pass on the head of the answer, and what came of its body with it."""
         if head.status >= 404 and self._passed_over(attempt, head):
             return
-        self._choose(attempt)
+        if self._watched:
+            self._choose(attempt)
         self.answered = True
         self._copy.forget()  # it will not be sent again: the client is about to see a part of this answer
         self.status = head.status
         self.took = self.connection.took if self.connection is not None else 0.0
-        self._outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
+        if head.status >= 429:
+            self._outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
         self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
         self._chunked_answer = unknown_length and self.head.http11

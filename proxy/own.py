@@ -48,7 +48,7 @@ class OwnExchange(Exchange):
     def start(self, data: Buffer, *, complete: bool) -> None:
         """Hand the request to the application."""
         self.body_done = True
-        self.attempt = attempt = _Inside(self._commons, self, _OWN)
+        self.attempt = attempt = _Inside(self._commons, self, _OWN, self.started)
         pool = self._commons.pool
         connection = pool.take(_OWN.worker.id) or pool.connect_inside(_OWN.worker.id, self._commons.app)
         self.connection = attempt.connection = connection

@@ -33,8 +33,8 @@ MANY = 5
 class Trials(Owner):
     """A request and its attempts. `attempt` is the one that leads, and `connection` what it has."""
 
-    __slots__ = ("_commons", "_copy", "_second", "_ticket", "_tried", "answered", "attempt", "attempts", "body_done",
-                 "connection", "head", "seat", "started", "waited", "want")  # fmt: skip
+    __slots__ = ("_commons", "_copy", "_second", "_ticket", "_tried", "_watched", "answered", "attempt", "attempts",
+                 "body_done", "connection", "head", "seat", "started", "waited", "want")  # fmt: skip
 
     def __init__(self, commons: Commons, head: RequestHead) -> None:
         self._commons = commons
@@ -48,6 +48,7 @@ class Trials(Owner):
         self.connection: UpstreamConnection | None = None
         self.seat: Seat | None = None  # of the attempt that leads, or was the last to
         self._second: Attempt | None = None  # beside the one that leads
+        self._watched = False  # by the clock of hedging, until there is an answer
         self._ticket: Ticket[Seat] | None = None  # while it waits for a worker that has room
         self.waited = 0.0  # seconds, for a seat; while it still does, minus the time when it began
         self._tried: list[Seat] = []
@@ -79,11 +80,13 @@ class Trials(Owner):
             self._ask(seat)
 
     def _ask(self, seat: Seat) -> None:
-        self.attempts.made += 1
+        attempts = self.attempts
+        since = perf_counter() if attempts.made else self.started
+        attempts.made += 1
         self.seat = seat
-        self.attempt = attempt = Attempt(self._commons, self, seat)
+        self.attempt = attempt = Attempt(self._commons, self, seat, since)
         # A kept connection may turn out dead. What could not be sent again then had better not start on one.
-        attempt.begin(fresh=self._too_large)
+        attempt.begin(fresh=self.head.content_length is not None and self._too_large)
 
     def _wait(self) -> None:
         self.waited -= perf_counter()
@@ -115,7 +118,7 @@ class Trials(Owner):
             self.attempts.made += 1
             self.attempts.sent -= 1
             self.connection = None
-            attempt.again()
+            attempt.begin(fresh=True)
             return
         self._leave(attempt, failure.outcome)
         if step is Step.ANOTHER_WORKER:
@@ -194,18 +197,18 @@ class Trials(Owner):
             return
         self._commons.stats.hedges += 1
         self.attempts.made += 1
-        self._second = second = Attempt(self._commons, self, seat)
+        self._second = second = Attempt(self._commons, self, seat, perf_counter())
         second.begin(fresh=False)
 
-    def _expect(self) -> None:
-        """All of the request is sent. From now on the worker's time counts."""
-        if self._commons.hedges.delay and self._copy.whole:
+    def _watch(self) -> None:
+        """All of the request is sent. If it can be sent again, the time until a second attempt runs."""
+        if self._copy.whole:
+            self._watched = True
             self._commons.hedges.watch(self)
 
     def _choose(self, attempt: Attempt) -> None:
         """This attempt's answer counts. The other one, if there is one, is given up."""
-        if self._commons.hedges.delay:
-            self._commons.hedges.leave(self)
+        self._unwatch()
         if self._second is not None:
             if attempt is self._second:
                 self._commons.stats.hedges_won += 1
@@ -226,10 +229,14 @@ class Trials(Owner):
         attempt.drop(outcome)
         return True
 
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._commons.hedges.leave(self)
+
     def _abandon(self, outcome: Outcome, *, flush: bool = False) -> None:
         """Nobody wants an answer any more: nothing stays behind."""
-        if self._commons.hedges.delay:
-            self._commons.hedges.leave(self)
+        self._unwatch()
         if self._ticket is not None:
             self._ticket.cancel()
             self._ticket = None
