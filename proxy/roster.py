@@ -338,10 +338,10 @@ class Roster:
 
     def _rest(self, seat: Seat, reason: str, *, reachable: bool, least: float = 0.0) -> None:
         now = self._clock()
-        rested = seat.rest_until > now
+        known = seat.rest_until > now and seat.health.reachable is reachable
         pause = max(least, self._policy.rest.after(seat.health.next_rest(now), self._chance()))
         seat.health.rest(reason, now, pause, reachable=reachable)
-        if rested:
+        if known:
             return
         self.ejections[reason] += 1
         log.warning("worker %s rests for %.3g s: %s", seat.worker.id, pause, reason)

@@ -117,6 +117,14 @@ def test_those_that_are_dead_count_towards_the_part_that_may_be_missing() -> Non
     assert set(site.serve(100, {"c": Outcome.ANSWERED_5XX})) == {"c", "d"}
 
 
+def test_one_that_is_asked_in_spite_of_its_answers_and_turns_out_to_be_dead_is_asked_no_more() -> None:
+    site = three()
+    site.end("a", Outcome.ANSWERED_5XX, 5)
+    site.end("b", Outcome.ANSWERED_5XX, 5)
+    site.end("b", Outcome.REFUSED)
+    assert "b" not in site.serve(100, {})
+
+
 def test_all_may_be_missing_if_all_are_dead_and_then_who_is_due_first_is_asked() -> None:
     site = three()
     for name in "abc":
