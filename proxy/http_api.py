@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 
-from discovery.registry import Registry
 from muster.errors import ClusterError, Draining, MethodNotAllowed, NotFound, NoWorkers
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
-from proxy import pages
-from proxy.commons import Commons
+from proxy import metrics, pages
+from proxy.metrics import View
 from proxy.p2p import PeerToPeer, json_answer
-from proxy.probes import Prober
+from proxy.siblings import Siblings, Told
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,13 +42,12 @@ async def _unnamed(request: web.Request, response: web.StreamResponse) -> None:
 
 
 class HttpApi:
-    """The handlers, and what they look at. `commons` and `prober` are set before the first request comes."""
+    """The handlers, and what they look at: `view` and `siblings` are set before the first request comes."""
 
-    commons: Commons
-    prober: Prober
+    view: View
+    siblings: Siblings | None = None
 
-    def __init__(self, registry: Registry, p2p: PeerToPeer) -> None:
-        self._registry = registry
+    def __init__(self, p2p: PeerToPeer) -> None:
         self._p2p = p2p
         self._page, self._policy = pages.dashboard()
 
@@ -85,7 +84,15 @@ class HttpApi:
 
     async def workers(self, request: web.Request) -> web.Response:
         """The roster."""
-        return json_answer(pages.roster_json(self.commons, self._registry), headers={"Cache-Control": "no-store"})
+        told = pages.roster_json(self.view)
+        if self.siblings is not None:
+            others = await self.siblings.ask()
+            told = pages.joint_roster({self.siblings.number: told} | {n: others[n]["roster"] for n in others})
+        return json_answer(told, headers={"Cache-Control": "no-store"})
+
+    def tell(self) -> Told:
+        """All that this process has to say, for its siblings."""
+        return {"roster": pages.roster_json(self.view), "metrics": metrics.plain(metrics.families(self.view))}
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Alive."""
@@ -93,16 +100,21 @@ class HttpApi:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Has at least one worker, and is not about to stop. A registry that is away is told, and no reason to go."""
-        if self.commons.draining:
+        commons, prober = self.view.commons, self.view.prober
+        if commons.draining:
             raise Draining("this proxy is about to stop")
-        serving = sum(not seat.worker.empty for seat in self.commons.roster.seats)
+        serving = sum(not seat.worker.empty for seat in commons.roster.seats)
         if not serving:
             raise NoWorkers("no worker is listed that has a model")
         # A registry that is away is no reason to send nobody here: the last snapshot stays in force.
-        stale = {"registry": "stale", "registry_age": self._registry.contact_age} if self.prober.stale else {}
+        stale = {"registry": "stale", "registry_age": self.view.registry.contact_age} if prober.stale else {}
         return json_answer({"status": "ready", "workers": serving, **stale})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""
-        text = generate_latest(pages.metrics_registry(self.commons, self._registry))
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        families: Iterable[Metric] = metrics.families(self.view)
+        if self.siblings is not None:
+            others = await self.siblings.ask()
+            told = {self.siblings.number: metrics.plain(families)} | {n: others[n]["metrics"] for n in others}
+            families = [*metrics.merged(told), metrics.processes(len(told), self.siblings.of)]
+        return web.Response(body=metrics.text(families), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -26,6 +26,7 @@ from proxy.heads import MAX_HEADERS
 from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
 from proxy.line_writer import line_writer
+from proxy.metrics import View
 from proxy.p2p import PeerToPeer
 from proxy.place import Place
 from proxy.pool import Pool
@@ -36,6 +37,7 @@ from proxy.rewrite import RequestIds
 from proxy.roster import Roster
 from proxy.seats import Limits
 from proxy.settings import ProxySettings
+from proxy.siblings import among_siblings
 from proxy.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
         roster = _roster(settings, loop)
-        api = HttpApi(registry, PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
+        api = HttpApi(PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
         largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
         runner = web.AppRunner(
             api.application(),
@@ -72,7 +74,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         )
         request_ids = RequestIds(secrets.token_hex(4))
         replay = Budget(settings.replay_body, settings.replay_total)
-        api.commons = commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
+        commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
         commons.access = life.enter_context(_access(settings, loop))
         relay = Relay(commons)
         roster.on_eject.append(relay.forsake)
@@ -81,7 +83,9 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         doubt = Doubt(commons.adopt, probe.ask)
         departures = Departures(probe.look, lambda seat: roster.eject(seat, "left"))
         commons.on_left.append(departures.add)
-        api.prober = prober = Prober(roster, probe.look, lambda: registry.contact_age, settings.registry_stale)
+        prober = Prober(roster, probe.look, lambda: registry.contact_age, settings.registry_stale)
+        api.view = View(commons, registry, prober)
+        api.siblings = await life.enter_async_context(among_siblings(place, api.tell))
         door, calls = await life.enter_async_context(_bound(relay, commons, place))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))

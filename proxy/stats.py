@@ -24,6 +24,8 @@ class Stats:
         self.failures: Counter[Failure] = Counter()  # failed attempts, by kind
         self.hedges = 0  # second attempts because the first took long
         self.hedges_won = 0  # of which the answer counted
+        self.connections_refused: Counter[str] = Counter()  # by the limit that it was: `all` or `peer`
+        self.connections_evicted = 0  # idle ones, to make room
         self.cancelled = 0  # clients that left before their answer
         self.truncated = 0  # answers that a worker broke off half-way
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -201,3 +202,42 @@ async def test_processes_that_cannot_start_end_the_parent_with_an_error() -> Non
 def test_a_number_of_processes_that_makes_no_sense_is_refused(number: str) -> None:
     with pytest.raises(ValueError, match=r"process|whole number"):
         processes(number)
+
+
+def counted(metrics: str, name: str) -> dict[str, float]:
+    """The samples of a counter without labels of its own, by process."""
+    found = re.findall(rf'^{name}{{process="(\d+)"}} (\S+)$', metrics, re.MULTILINE)
+    return {process: float(value) for process, value in found}
+
+
+async def test_whichever_process_is_asked_answers_for_all_of_them() -> None:
+    async with serving() as one:
+        for _ in range(40):
+            assert (await one.proxy.ask(get())).status == 200
+        for _ in range(8):  # by chance both are asked
+            metrics = (await one.proxy.ask(get(b"/metrics"))).body.decode()
+            requests = counted(metrics, "muster_proxy_requests_total")
+            assert set(requests) == {"0", "1"}
+            assert sum(requests.values()) == 40
+            assert metrics.count("# TYPE muster_proxy_requests_total counter") == 1
+            assert 'muster_proxy_processes{state="answering"} 2.0' in metrics
+            (worker,) = (await one.proxy.ask(get(b"/workers"))).json["workers"]  # type: ignore[misc]
+            assert worker["picks"] == 40
+            assert {process["picks"] for process in worker["processes"].values()} == set(requests.values())
+
+
+async def test_a_process_that_is_away_is_missing_from_the_figures_and_that_is_said() -> None:
+    async with serving() as one:
+        first, _ = one.children
+        os.kill(first, signal.SIGSTOP)  # half of the connections come to it, and wait
+        try:
+            async with asyncio.timeout(START):
+                while True:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(2):
+                            metrics = (await one.proxy.ask(get(b"/metrics"))).body.decode()
+                        break
+        finally:
+            os.kill(first, signal.SIGCONT)
+        assert 'muster_proxy_processes{state="answering"} 1.0' in metrics
+        assert 'muster_proxy_processes{state="meant"} 2.0' in metrics
