@@ -121,6 +121,7 @@ def test_one_that_is_asked_in_spite_of_its_answers_and_turns_out_to_be_dead_is_a
     site = three()
     site.end("a", Outcome.ANSWERED_5XX, 5)
     site.end("b", Outcome.ANSWERED_5XX, 5)
+    assert "b" in site.serve(100, {})
     site.end("b", Outcome.REFUSED)
     assert "b" not in site.serve(100, {})
 
