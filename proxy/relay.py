@@ -45,7 +45,7 @@ class Relay:
 
     def forsake(self, seat: Seat) -> None:
         """A worker hangs or is gone: what waits for its answer moves to another, where that is allowed."""
-        for connection in list(self._connections):
+        for connection in list(self._connections) if seat.in_flight else ():
             connection.forsake(seat)
 
     async def drain(self) -> None:
