@@ -359,9 +359,16 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.forsake(seat)
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way."""
-        if self._exchange is None and self._body is None and not self._buffer:
+    def idle(self, now: float) -> float | None:
+        """For how many seconds no request has been under way; None if one is, or if it is closing already."""
+        if self._exchange is None and self._body is None and not self._buffer and self._closing_since is None:
+            return now - self._idle_since
+        return None
+
+    def close_if_idle(self, seconds: float = 0.0) -> None:
+        """Close unless a request is under way, or the last one ended less than so many seconds ago."""
+        idle = self.idle(self._commons.loop.time())
+        if idle is not None and idle >= seconds:
             self._close()
 
     def stop(self) -> None:

@@ -13,6 +13,9 @@ from proxy.commons import Commons
 from proxy.downstream import ClientConnection
 from proxy.seats import Seat
 
+LAST_WORD = 1.0
+"""Seconds that a connection gets for its last request when the proxy stops."""
+
 
 class Relay:
     """All clients' connections."""
@@ -48,12 +51,20 @@ class Relay:
         for connection in list(self._connections) if seat.in_flight else ():
             connection.forsake(seat)
 
-    async def drain(self) -> None:
-        """Let requests under way finish, close connections as they fall idle, cut off what is left after the limit."""
-        self._commons.draining = True
+    def _close_idle(self, seconds: float) -> None:
         for connection in list(self._connections):
-            connection.close_if_idle()
+            connection.close_if_idle(seconds)
+
+    async def drain(self) -> None:
+        """Let requests under way finish, close connections as they fall idle, cut off what is left after the limit.
+
+        A connection that was in use a moment ago, or has just been made, may have a request on its way: it gets an
+        answer that says that it is the last.
+        """
+        self._commons.draining = True
+        self._close_idle(LAST_WORD)
         if self._connections:
+            self._commons.loop.call_later(LAST_WORD, self._close_idle, 0.0)
             self._empty = asyncio.Event()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._commons.settings.drain_timeout):
