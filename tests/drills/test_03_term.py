@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drills.cluster import Cluster, Program, form, until
+from tests.drills.cluster import Cluster, form, until
 from tests.drills.conftest import Figure
 
 

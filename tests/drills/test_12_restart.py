@@ -6,13 +6,10 @@ import signal
 import socket
 import time
 
-from tests.consul_agent import free_ports
-from tests.drills.cluster import Cluster, Program, form, until
+import psutil
+
+from tests.drills.cluster import Cluster, form, until
 from tests.drills.conftest import Figure
-
-
-def _second(cluster: Cluster, port: int) -> Program:
-    return cluster.proxy("--processes", "2", port=port)
 
 
 def test_two_processes_share_a_port_and_outlive_one_of_them(cluster: Cluster, figure: Figure) -> None:
@@ -54,18 +51,25 @@ def test_sigterm_drains_what_is_under_way(cluster: Cluster, figure: Figure) -> N
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
-def test_a_proxy_is_ready_only_when_it_knows_the_workers(three: Cluster, figure: Figure) -> None:
-    """A second proxy shares the port (SO_REUSEPORT) and takes over; no request finds it without workers."""
-    (port,) = free_ports(1)
-    old = _second(three, port)
-    load = three.load(form(40, 10))
-    time.sleep(2)
-    new = _second(three, port)
-    time.sleep(2)
-    old.signal(signal.SIGTERM)
-    assert old.popen.wait(40) == 0
-    outcome = load.wait()
-    figure(f"{len(outcome)} requests while one proxy took over from another on the same port, "
+def test_all_proxy_processes_are_replaced_one_by_one(cluster: Cluster, figure: Figure) -> None:
+    """SIGHUP: each successor knows the workers before it is given a connection."""
+    proxy = cluster.proxy("--processes", "2")
+    for _ in range(3):
+        cluster.worker()
+    load = cluster.load(600)
+    time.sleep(1)
+    rounds = form(5, 1)
+    for _ in range(rounds):
+        old = {child.pid for child in proxy.process.children()}
+        proxy.signal(signal.SIGHUP)
+
+        def replaced(old: set[int] = old) -> bool:
+            now = {child.pid for child in proxy.process.children() if child.status() != psutil.STATUS_ZOMBIE}
+            return not old & now and len(now) == len(old)
+
+        until(replaced, "all processes are new", 60)
+    time.sleep(1)
+    outcome = load.stop()
+    figure(f"{len(outcome)} requests while both proxy processes were replaced {rounds} times, "
            f"{len(outcome.failures)} failed: {outcome.describe_failures()}")  # fmt: skip
-    assert new.alive
     outcome.without_failures()

@@ -24,13 +24,13 @@ def _answered(cluster: Cluster, count: int) -> list[str]:
     return served
 
 
-def _again(cluster: Cluster, worker: DrillWorker, passing: int, warning: int, check: str) -> None:
-    """Register the worker anew, with other weights or a check of another state."""
+def _listed(cluster: Cluster, worker: DrillWorker, passing: int, warning: int) -> None:
+    """Register the worker with these weights."""
     cluster.consul.call(
-        "PUT", "/v1/agent/service/register?replace-existing-checks=true",
+        "PUT", "/v1/agent/service/register",
         {"Name": cluster.service, "ID": worker.id, "Address": "127.0.0.1", "Port": worker.port,
          "Weights": {"Passing": passing, "Warning": warning},
-         "Meta": {"replay_safe": "true"}, "Check": {"CheckID": f"{worker.id}:drill", "TTL": "600s", "Status": check}},
+         "Meta": {"replay_safe": "true"}, "Check": {"CheckID": f"{worker.id}:drill", "TTL": "600s", "Status": "passing"}},
     )  # fmt: skip
 
 
@@ -45,13 +45,13 @@ def test_weights_are_exact_smooth_and_followed_live(cluster: Cluster, figure: Fi
         cluster.worker(listed=False, registry="none")
     heavy, light, other = cluster.workers
     for worker, weight in ((heavy, 5), (light, 1), (other, 1)):
-        _again(cluster, worker, weight, 1, "passing")
+        _listed(cluster, worker, weight, 2)
     _weights(cluster, [5, 1, 1])
     served = _answered(cluster, form(7000, 700))
     per_seven = [Counter(served[at : at + 7]) for at in range(0, len(served), 7)]
     exact = sum(sorted(each.values()) == [1, 1, 5] and each[heavy.id] == 5 for each in per_seven)
     longest = max(len(run) for run in "".join("h" if s == heavy.id else " " for s in served).split())
-    _again(cluster, heavy, 5, 2, "warning")
+    cluster.consul.call("PUT", f"/v1/agent/check/warn/{heavy.id}:drill")
     _weights(cluster, [2, 1, 1])
     warned = Counter(_answered(cluster, 400))
     figure(
@@ -63,7 +63,7 @@ def test_weights_are_exact_smooth_and_followed_live(cluster: Cluster, figure: Fi
     assert warned[heavy.id] == 200
 
 
-@pytest.mark.parametrize("strategy", ["least-in-flight", "two-choices"])
+@pytest.mark.parametrize("strategy", ["least-in-flight", "power-of-two"])
 def test_other_strategies_look_at_what_is_under_way(cluster: Cluster, figure: Figure, strategy: str) -> None:
     cluster.proxy("--strategy", strategy)
     for delay in (0.01, 0.01, 0.2):

@@ -42,7 +42,7 @@ class Behaviour:
     status: int = 200
     fault: str = ""  # "reset", "cut" (die within the answer), "garbage", "chunked cut"
     ready: bool = True
-    size: int = 0  # bytes of answer, besides
+    size: int = 0  # bytes of answer to a GET, besides
 
 
 class Seen:
@@ -120,6 +120,7 @@ class Door(asyncio.Protocol):
     def on_message_complete(self) -> None:
         desk = self._desk
         self._keep = self._parser.should_keep_alive()
+        self._method = self._parser.get_method()
         if self._url == b"/readyz":
             ready = desk.behaviour.ready and not desk.draining
             told = {"status": "ready" if ready else "draining", "worker": to_json(desk.worker)}
@@ -143,7 +144,7 @@ class Door(asyncio.Protocol):
         desk, behaviour = self._desk, self._desk.behaviour
         self._over()
         desk.seen.answered += 1
-        body = b"." * behaviour.size
+        body = b"." * behaviour.size if self._method == b"GET" else b""
         match behaviour.fault:
             case "reset":
                 self._reset()
