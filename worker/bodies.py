@@ -22,8 +22,6 @@ CHUNK_SIZES: Final = web.RequestKey("chunk_sizes", ChunkSizes)
 """Where `worker.connections` leaves the `ChunkSizes` of a chunked request."""
 BODIES: Final = 16
 """So many bodies of the largest size may be here at once."""
-LONG: Final = 64 * 1024
-"""Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
 SMALL: Final = 64 * 1024
 """Bytes of a body that always find a place, so that those who fill the shelf with large ones do not shut others out."""
 

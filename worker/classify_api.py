@@ -23,7 +23,7 @@ from aiohttp import web
 
 from muster import wire
 from muster.errors import BadRequest, ClusterError, UnknownModel
-from worker.bodies import BODIES, LONG, Shelf, read_body
+from worker.bodies import BODIES, Shelf, read_body
 from worker.inference import Answer, Inference
 from worker.metrics import Metrics
 from worker.models.catalogue import Catalogue
@@ -34,6 +34,8 @@ from worker.status import Code, code_of
 from worker.timing import server_timing
 from worker.uploads import Upload, unpack
 
+LONG = 64 * 1024
+"""Bytes. A longer body is taken apart in a thread, so that others are not kept waiting."""
 ASKED = ("model", "version", "label", "top")
 
 

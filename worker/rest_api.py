@@ -24,7 +24,7 @@ from muster import wire
 from muster.errors import ClusterError, UnknownModel
 from worker import json_answers, json_requests
 from worker.batching import Ran
-from worker.bodies import BODIES, LONG, Shelf, inflated, read_body
+from worker.bodies import BODIES, Shelf, inflated, read_body
 from worker.examples import (
     DEFAULT_SIGNATURE,
     Examples,
@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JSON = "application/json"
+LONG = 4 * 1024
+"""Bytes. A longer body is read in a thread, so that others are not kept waiting: JSON that is not quite standard, or
+wrong, takes up to a millisecond for each kilobyte.
+"""
 TIGHTEST = 1032
 """So many times its length is the most that a packed body can unpack to."""
 LARGE = 16 * 1024

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -76,6 +78,19 @@ async def test_a_single_item_runs_at_once_and_alone(mill: Mill, runners: Runners
     ran = await batcher.submit(1)
     assert (ran.result, ran.batch, mill.batches) == (10, 1, [[1]])
     assert ran.waited < 1 > ran.took
+
+
+async def test_an_answered_item_is_not_kept_until_its_deadline(runners: Runners) -> None:
+    class Image:
+        """Something large."""
+
+    batcher: Batcher[Image, int] = Batcher(lambda items: [1] * len(items), runners)
+    image = Image()
+    kept = weakref.ref(image)
+    await batcher.submit(image, deadline=asyncio.get_running_loop().time() + 3600)
+    del image
+    gc.collect()
+    assert kept() is None
 
 
 async def test_what_queues_up_while_the_runner_is_busy_becomes_one_batch_in_order(mill: Mill, runners: Runners) -> None:

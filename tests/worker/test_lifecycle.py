@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Semaphore
 
 import pytest
 
-from tests.worker.lives import config, entry, living, publish, until
+from tests.worker.lives import PATIENCE, config, entry, living, publish, until
 from worker.models.catalogue import Stage
+from worker.models.finding import Found
+from worker.models.servable import Servable
 from worker.status import Code, StatusError
 
 
@@ -214,3 +218,50 @@ async def test_what_is_looked_for_once_is_looked_for_again_with_a_new_configurat
         assert life.catalogue.available == {"m": (1,)}
         await life.manager.reload(config(entry("m", base), entry("other", base.with_name("other"))))
         await life.serves(m=[2], other=[1])
+
+
+async def test_a_call_that_hangs_in_an_old_version_holds_up_the_unloading_of_no_other(base: Path) -> None:
+    done = asyncio.Event()
+
+    async def calls_end(servable: Servable) -> None:
+        if servable.version == 1:
+            await done.wait()
+
+    publish(base, 1)
+    async with living(unloading=calls_end, **one_model(base)) as life:
+        await life.manager.ready()
+        for version in (2, 3):
+            publish(base, version)
+            await life.serves(m=[version])
+        await until(lambda: life.loader.closed == [("m", 2)])
+        done.set()
+        await until(lambda: life.loader.closed == [("m", 2), ("m", 1)])
+
+
+@pytest.mark.parametrize(("threads", "together"), [(0, 1), (2, 2)])
+async def test_so_many_versions_are_closed_at_once_as_the_flag_says(base: Path, threads: int, together: int) -> None:
+    closing, go_on = Semaphore(0), Event()
+    begun: list[int] = []
+
+    def load(found: Found, _: Callable[[], None]) -> Servable:
+        def close() -> None:
+            begun.append(found.version)
+            closing.release()
+            assert go_on.wait(PATIENCE)
+
+        return Servable(found.name, found.version, {}, lambda *_: list, close)
+
+    for name in ("a", "b"):
+        publish(base / name, 1)
+    both = config(*(entry(name, base / name) for name in ("a", "b")))
+    one = {"model_name": "a", "model_base_path": str(base / "a")}
+    async with living(load=load, num_unload_threads=threads, **one) as life:
+        await life.manager.ready()
+        await life.manager.reload(both)
+        await life.manager.reload(config())
+        await until(lambda: len(life.unloading) == 2)
+        for _ in range(together):
+            assert await asyncio.to_thread(closing.acquire, timeout=PATIENCE)
+        assert len(begun) == together
+        go_on.set()
+        await until(lambda: life.stages("a") == life.stages("b") == {1: Stage.END})

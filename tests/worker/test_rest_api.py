@@ -203,7 +203,7 @@ async def test_long_bodies_and_answers_are_as_good_as_short_ones(doors: Doors) -
     assert answer.json["results"] == pytest.approx(values / 2 + 2)
 
 
-async def test_a_long_text_in_an_answer_is_written_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_bodies_are_read_and_long_texts_written_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     aside = []
     in_thread = Inference.in_thread
 
@@ -223,6 +223,9 @@ async def test_a_long_text_in_an_answer_is_written_in_a_thread(monkeypatch: pyte
             answer = await doors.ask("/v1/models/repeat:predict", b'{"instances": [%d]}' % times)
             assert answer.json == {"predictions": ["x" * times]}
             assert len(aside) == threads
+        aside.clear()
+        await doors.ask("/v1/models/repeat:predict", b'{"instances": [1]}' + b" " * LONG)
+        assert len(aside) == 2  # the JSON, and then the tensors
 
 
 async def test_a_document_of_very_many_levels_is_an_error_like_others(doors: Doors) -> None:

@@ -186,8 +186,7 @@ class Steward:
     async def _unload(self, version: _Version) -> None:
         assert version.servable is not None, "only what is available is unloaded"  # noqa: S101
         await self._catalogue.retire(version.servable)
-        async with self._workshop.turn_to_unload():
-            await self._workshop.close(version.servable)
+        await self._workshop.close(version.servable)
         log.info("version %d of the model %r is unloaded", version.number, self.name)
         self._left(version)
         self._workshop.wake()

@@ -57,8 +57,7 @@ class Workshop:
         self._unloading = unloading
         self._first_loads = asyncio.Semaphore(_CORES)
         self._loads = asyncio.Semaphore(max(settings.num_load_threads, 1))
-        self._unloads = asyncio.Semaphore(max(settings.num_unload_threads, 1))
-        self._closers = ThreadPoolExecutor(max(settings.num_unload_threads, 1) + 1, "closer")
+        self._closers = ThreadPoolExecutor(max(settings.num_unload_threads, 1), "closer")
         self._serving = False
 
     def serving(self) -> None:
@@ -68,10 +67,6 @@ class Workshop:
     def turn_to_load(self) -> asyncio.Semaphore:
         """Load within an `async with` of this."""
         return self._loads if self._serving else self._first_loads
-
-    def turn_to_unload(self) -> asyncio.Semaphore:
-        """Close within an `async with` of this."""
-        return self._unloads
 
     async def load(self, found: Found) -> Servable:
         """Load it in a thread. Raises FilesChanged, and whatever is wrong with the model."""
