@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from muster.answers import Listed
 from muster.wire import PROXY_PORT
@@ -26,7 +27,7 @@ def guide(host: str, port: int, grpc_port: int, registry: str, listed: Sequence[
         f"  serving   {', '.join(names) or 'nothing yet'}, from {model}",
         "",
         "Try:",
-        *_commands(proxy, *_pictures(model), _to_be_named(names)),
+        *_commands(proxy, *_pictures(model), _to_be_named(names), names),
     ]
     return "\n".join(lines)
 
@@ -54,7 +55,7 @@ def _to_be_named(names: Sequence[str]) -> str | None:
     return "digits" if "digits" in names else names[0]
 
 
-def _commands(proxy: str, small: str, large: str, model: str | None) -> list[str]:
+def _commands(proxy: str, small: str, large: str, model: str | None, names: Sequence[str]) -> list[str]:
     options = "" if proxy == f"localhost:{PROXY_PORT}" else f" --proxy {proxy}"
     options += "" if model is None else f" --model {model}"
 
@@ -67,6 +68,10 @@ def _commands(proxy: str, small: str, large: str, model: str | None) -> list[str
         (f"curl {classify(f'$(curl -s {proxy})')} -F data=@{small}", "P2P: ask for a worker, then talk to it"),
         (f"curl -L {classify(f'{proxy}/p2p')} -F data=@{large}", "P2P in one step: redirected before the body is sent"),
         (f"{_ourselves()} classify {small}{options}", "the same without curl"),
+        *[
+            (f"curl {proxy}/v1/models/{quote(name, safe='')}/metadata", "the tensors that it takes, images or not")
+            for name in ([model] if model else names)
+        ],
     ]
     width = max(len(command) for command, _ in commands)
     return [f"  {command:{width}}  # {remark}" for command, remark in commands]

@@ -230,7 +230,7 @@ def test_without_samples_the_guide_leaves_room_for_the_users_own(tmp_path: Path)
         "0.0.0.0", 12480, 12482, "embedded://127.0.0.1:1", [Listed("ann", "10.0.0.1:1", ("net",), "ready")], tmp_path
     )
     assert "curl localhost:12480/classify -F data=@IMAGE" in text
-    assert "net" in text
+    assert "curl localhost:12480/v1/models/net/metadata" in text
     assert "gRPC      localhost:12482" in text
     assert "--proxy" not in text
 
@@ -243,3 +243,4 @@ def test_among_several_models_the_guide_names_one_as_a_shell_takes_it(tmp_path: 
     assert 'curl "$(curl -s localhost:12480)/classify?model=cats" -F data=@IMAGE' in text
     assert 'curl -L "localhost:12480/p2p/classify?model=cats" -F data=@LARGE_IMAGE' in text
     assert "classify IMAGE --model cats" in text
+    assert "curl localhost:12480/v1/models/cats/metadata" in text
