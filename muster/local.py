@@ -158,7 +158,16 @@ class LocalCluster:
         grpc_port = settings.grpc_port or _free_port()
         registry = self._child("registry", "discovery", "--host", "127.0.0.1", "--port", str(port))
         proxy = self._child(
-            "proxy", "proxy", *server, "--port", str(settings.port), "--grpc", "--grpc-port", str(grpc_port)
+            "proxy",
+            "proxy",
+            *server,
+            "--port",
+            str(settings.port),
+            "--grpc",
+            "--grpc-port",
+            str(grpc_port),
+            "--access-log",
+            "text" if settings.verbose else "off",
         )
         workers = [
             self._child(

@@ -371,6 +371,16 @@ class ClientConnection(asyncio.Protocol):
         if idle is not None and idle >= seconds:
             self._close()
 
+    def turn_away(self, error: ClusterError | None) -> None:
+        """There are too many connections already. None: too many to tell this one so."""
+        if error is None:
+            self.abort()
+            return
+        self._commons.stats.refused(error.status)
+        self.write(error_to_client(error, b"", head_only=False, close=True))
+        self._note(None, end_of(error), error.status)
+        self._linger()
+
     def stop(self) -> None:
         """The proxy's end cannot wait for this one."""
         self._ending = STOPPED

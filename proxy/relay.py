@@ -7,14 +7,22 @@ with one `exchange` between them for each request; requests for the proxy itself
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
+from heapq import nlargest
+from operator import itemgetter
 
+from muster.errors import Overloaded
 from proxy.commons import Commons
 from proxy.downstream import ClientConnection
 from proxy.seats import Seat
 
 LAST_WORD = 1.0
 """Seconds that a connection gets for its last request when the proxy stops."""
+MAKE_ROOM = 0.25
+"""Seconds between two looks for idle connections that can make room."""
+POLITE = 256
+"""Connections above the limit that are still told why they cannot stay."""
 
 
 class Relay:
@@ -23,14 +31,52 @@ class Relay:
     def __init__(self, commons: Commons) -> None:
         self._commons = commons
         self._connections: set[ClientConnection] = set()
+        self._by_peer: Counter[bytes] = Counter()
+        self._room = 0  # connections that were closed so that others can come, and are not made up for yet
+        self._room_made = float("-inf")
         self._empty: asyncio.Event | None = None  # set when a draining relay has no connection left
 
     def accept(self) -> ClientConnection:
         """The protocol of one more client; what `loop.create_server` wants."""
-        return ClientConnection(self._commons, self._connections.add, self._closed)
+        return ClientConnection(self._commons, self._opened, self._closed)
+
+    def _opened(self, connection: ClientConnection) -> None:
+        settings, peer = self._commons.settings, connection.peer
+        self._connections.add(connection)
+        self._by_peer[peer] += 1
+        if self._by_peer[peer] > settings.max_connections_per_peer:
+            self._turn_away(connection, "peer", "too many connections from your address; try again later")
+        elif len(self._connections) > settings.max_connections and not self._has_made_room():
+            self._turn_away(connection, "all", "too many connections; try again later")
+
+    def _turn_away(self, connection: ClientConnection, limit: str, sentence: str) -> None:
+        self._commons.stats.connections_refused[limit] += 1
+        # Those that are told why take room for a moment, too.
+        politely = len(self._connections) <= self._commons.settings.max_connections + POLITE
+        connection.turn_away(Overloaded(sentence) if politely else None)
+
+    def _has_made_room(self) -> bool:
+        """Close some of the connections that have been idle longest, if there are any. Rarely, for it takes a while."""
+        now = self._commons.loop.time()
+        if not self._room and now - self._room_made > MAKE_ROOM:
+            self._room_made = now
+            idle = [(connection.idle(now) or 0.0, connection) for connection in self._connections]
+            longest = nlargest(max(1, len(idle) // 20), idle, key=itemgetter(0))
+            for seconds, connection in longest:
+                if seconds >= LAST_WORD:
+                    connection.close_if_idle()
+                    self._room += 1
+            self._commons.stats.connections_evicted += self._room
+        if not self._room:
+            return False
+        self._room -= 1
+        return True
 
     def _closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
+        self._by_peer[connection.peer] -= 1
+        if not self._by_peer[connection.peer]:
+            del self._by_peer[connection.peer]
         if self._empty is not None and not self._connections:
             self._empty.set()
 

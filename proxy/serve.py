@@ -27,6 +27,7 @@ from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
 from proxy.line_writer import line_writer
 from proxy.metrics import View
+from proxy.open_files import within_open_files
 from proxy.p2p import PeerToPeer
 from proxy.place import Place
 from proxy.pool import Pool
@@ -49,6 +50,7 @@ FIRST_SNAPSHOT = 5.0
 async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None) -> None:
     """Run until `stop`. `place` is that of this process among several, whose part of the settings these are."""
     loop = asyncio.get_running_loop()
+    settings = within_open_files(settings)
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
         roster = _roster(settings, loop)

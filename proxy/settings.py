@@ -65,9 +65,9 @@ class ProxySettings:
                                parse=size)  # fmt: skip
     replay_total: int = setting(256 * 2**20, "memory for all bodies that are kept to be sent again", unit="bytes",
                                 parse=size)  # fmt: skip
-    max_connections: int = setting(16384, "clients' connections in all; one more makes idle ones close, or is refused",
+    max_connections: int = setting(8192, "clients' connections in all; one more makes idle ones close, or is refused",
                                    parse=positive)  # fmt: skip
-    max_connections_per_peer: int = setting(8192, "connections of one client's address", parse=positive)
+    max_connections_per_peer: int = setting(4096, "connections of one client's address", parse=positive)
     connect_timeout: float = setting(1.0, "how long a worker may take to accept a connection", unit="seconds")
     response_timeout: float = setting(60.0, "how long a worker may stay silent while it owes an answer", unit="seconds")
     retry_budget: float = setting(0.2, "requests that may be sent again after a failure, as a part of those that came "
