@@ -91,14 +91,14 @@ class Health:
     """One worker's."""
 
     __slots__ = ("_declines", "_died", "_errors", "_returned", "_seconds", "_timed", "_times", "_window", "answers",
-                 "clear", "ended", "failures", "latency", "reachable", "reason", "rest_until",
-                 "rested", "slowness")  # fmt: skip
+                 "clear", "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
+                 "slowness", "until_ready")  # fmt: skip
 
     def __init__(self) -> None:
         self.clear = True
         """Nothing is held against it, so a success needs no thought."""
         self.ended = 0
-        """Attempts that ended, however they did."""
+        """Attempts that ended in a way that says something about it."""
         self.failures = 0
         """In a row."""
         self.rest_until = 0.0
@@ -117,6 +117,8 @@ class Health:
         self._declines = 0
         self._window: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)  # answers, errors, declines
         self._times = 0  # rests, less those that calm made up for
+        self.until_ready = False
+        """Its rest is over as soon as it says that it is ready. What is there and breaks off answers may well say so."""
         self.rested = float("-inf")
         """When its last rest began."""
         self._died = float("-inf")  # and the last of those that began because it seemed to be dead
@@ -180,7 +182,7 @@ class Health:
         calm = now - max(self._returned, self.rest_until)
         return self._times - int(min(calm / CALM, self._times)) + 1
 
-    def rest(self, reason: str, now: float, pause: float, *, reachable: bool) -> None:
+    def rest(self, reason: str, now: float, pause: float, *, reachable: bool, until_ready: bool = False) -> None:
         """Let it rest from now on, for so many seconds."""
         self.clear = False
         if now >= self.rest_until:
@@ -193,6 +195,7 @@ class Health:
             self._died = now
         self.reason = reason
         self.reachable = reachable
+        self.until_ready = until_ready
         self.rest_until = self._returned = now + pause
 
     def come_back(self, now: float) -> None:

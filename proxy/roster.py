@@ -298,7 +298,7 @@ class Roster:
         """
         seat.in_flight -= 1
         health = seat.health
-        health.ended += 1
+        health.ended += outcome is not Outcome.CANCELLED  # that says nothing, as when another was faster
         if outcome is Outcome.ANSWERED:
             health.answered(seconds)
             if not health.clear and health.vindicated(seconds, self._clock()):
