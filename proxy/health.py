@@ -99,6 +99,8 @@ class Health:
         """Nothing is held against it, so a success needs no thought."""
         self.ended = 0
         """Attempts that ended in a way that says something about it."""
+        self.given_up = 0
+        """Those that ended because nobody waits any more, as when another worker was faster."""
         self.failures = 0
         """In a row."""
         self.rest_until = 0.0
@@ -118,7 +120,7 @@ class Health:
         self._window: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)  # answers, errors, declines
         self._times = 0  # rests, less those that calm made up for
         self.until_ready = False
-        """Its rest is over as soon as it says that it is ready. What is there and breaks off answers may well say so."""
+        """Its rest ends as soon as it says that it is ready. One that only breaks off its answers may well say so."""
         self.rested = float("-inf")
         """When its last rest began."""
         self._died = float("-inf")  # and the last of those that began because it seemed to be dead
@@ -128,6 +130,7 @@ class Health:
 
     def answered(self, seconds: float | None) -> None:
         """A good answer came, `seconds` after the worker had the request. Where it is not `clear`, `vindicated` too."""
+        self.ended += 1
         self.answers += 1
         if seconds is not None:
             self._timed += 1

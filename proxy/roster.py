@@ -111,8 +111,10 @@ class Roster:
         return [other for other in dict.fromkeys(self._round(want).order.upcoming) if other is not seat]
 
     def resting(self, seat: Seat) -> bool:
-        """Is it left alone for now, as far as that is possible?"""
-        return seat.rest_until > self._clock()
+        """Is it left alone for now, as far as that is possible? Not who only has to be, and is needed."""
+        if seat.rest_until <= self._clock():
+            return False
+        return not seat.health.reachable or seat not in self._fit(self._offers.seats(ANY))
 
     def rest_left(self, seat: Seat) -> float:
         """Seconds until it may be chosen again as others are, 0 for one that does not rest."""
@@ -127,13 +129,13 @@ class Roster:
         return any(seat.in_flight < seat.limit and seat not in tried for seat in fit)
 
     def suspects(self) -> list[Seat]:
-        """Who should be asked whether it is well: who rests because it seems to be dead, and who owes answers and has
-        given none for a while. To be called a few times a second."""
+        """Who should be asked whether it is well: who rests until it says so, and who owes answers and has given none
+        for a while. To be called a few times a second."""
         now = self._clock()
         return [
             seat
             for seat in self._seats.values()
-            if seat.quiet(now, QUIET) or (seat.rest_until > now and not seat.health.reachable)
+            if seat.quiet(now, QUIET) or (seat.rest_until > now and seat.health.until_ready)
         ]
 
     # What discovery says
@@ -255,7 +257,7 @@ class Roster:
     def _hand_over(self, seat: Seat) -> None:
         """There is room here: it belongs to who has waited longest of those who can use it."""
         assert self.line is not None  # noqa: S101
-        if self.resting(seat):
+        if seat.rest_until > self._clock():
             self._seat_all()
             return
         for ticket in self.line:
@@ -298,12 +300,14 @@ class Roster:
         """
         seat.in_flight -= 1
         health = seat.health
-        health.ended += outcome is not Outcome.CANCELLED  # that says nothing, as when another was faster
         if outcome is Outcome.ANSWERED:
             health.answered(seconds)
             if not health.clear and health.vindicated(seconds, self._clock()):
                 self._is_back(seat)
-        elif outcome is not Outcome.CANCELLED:
+        elif outcome is Outcome.CANCELLED:
+            health.given_up += 1
+        else:
+            health.ended += 1
             self._judge(seat, outcome, seconds)
         if self._waiting:
             self._hand_over(seat)
@@ -312,7 +316,7 @@ class Roster:
         now, health = self._clock(), seat.health
         if outcome.unreachable:
             if health.failed(seconds, now):
-                self._rest(seat, outcome.name.lower(), reachable=False)
+                self._rest(seat, outcome.name.lower(), until_ready=outcome is Outcome.REFUSED)
         elif outcome is Outcome.ANSWERED_5XX:
             reason = health.erred(self._policy, now)
             if reason is not None:
@@ -324,23 +328,25 @@ class Roster:
 
     def eject(self, seat: Seat, reason: str) -> None:
         """It was asked how it is and did not answer well: it rests. One that rests already rests on from now."""
-        self._rest(seat, reason, reachable=False, least=EJECTED)
+        self._rest(seat, reason, until_ready=True, least=EJECTED)
         for tell in self.on_eject:
             tell(seat)
 
     def restore(self, seat: Seat) -> None:
-        """It was asked how it is and is well. That ends a rest that began because it seemed to be dead, no other."""
+        """It was asked how it is and is well. That ends a rest that was to last until then, no other."""
         now = self._clock()
         seat.heard(now)
-        if seat.rest_until > now and not seat.health.reachable:
+        if seat.rest_until > now and seat.health.until_ready:
             seat.health.come_back(now)
             self._is_back(seat)
 
-    def _rest(self, seat: Seat, reason: str, *, reachable: bool, least: float = 0.0) -> None:
+    def _rest(
+        self, seat: Seat, reason: str, *, reachable: bool = False, until_ready: bool = False, least: float = 0.0
+    ) -> None:
         now = self._clock()
         known = seat.rest_until > now and seat.health.reachable is reachable
         pause = max(least, self._policy.rest.after(seat.health.next_rest(now), self._chance()))
-        seat.health.rest(reason, now, pause, reachable=reachable)
+        seat.health.rest(reason, now, pause, reachable=reachable, until_ready=until_ready)
         if known:
             return
         self.ejections[reason] += 1

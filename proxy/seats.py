@@ -25,8 +25,8 @@ class Limits:
 class Seat:
     """One worker, and what we have seen of it. It is kept for as long as the worker stays listed."""
 
-    __slots__ = ("_asked_after", "_quiet_since", "_seen", "health", "in_flight", "last_pick", "limit", "listed",
-                 "picks", "share", "worker")  # fmt: skip
+    __slots__ = ("_asked_after", "_given_up", "_quiet_since", "_seen", "health", "in_flight", "last_pick", "limit",
+                 "listed", "picks", "share", "worker")  # fmt: skip
 
     def __init__(self, worker: Worker, limit: int) -> None:
         self.worker = worker
@@ -39,6 +39,7 @@ class Seat:
         self.share = 1.0
         """The part of its weight that it deserves: less while it is slow, declines, or has just come back."""
         self._seen = -1  # attempts that had ended when it was last looked at
+        self._given_up = 0  # and that had been given up
         self._quiet_since = 0.0
         self._asked_after = 0.0
 
@@ -65,17 +66,21 @@ class Seat:
     def quiet(self, now: float, patience: float) -> bool:
         """Has it owed answers for so many seconds and given none? To be asked a few times a second.
 
-        Each `heard` doubles the patience until an answer comes: a connection that is meant to stay open, as a WebSocket
-        is, looks the same as a worker that hangs.
+        It owes them to those, too, who gave it up: they may have, because it hangs. Each `heard` doubles the patience
+        until an answer comes: a connection that is meant to stay open, as a WebSocket is, looks the same as a worker
+        that hangs.
         """
-        if not self.in_flight or self.health.ended != self._seen:
-            self._seen = self.health.ended
+        health = self.health
+        if health.ended != self._seen or not (self.in_flight or health.given_up != self._given_up):
+            self._seen = health.ended
+            self._given_up = health.given_up
             self._quiet_since = now
             self._asked_after = patience
         return now - self._quiet_since >= self._asked_after
 
     def heard(self, now: float) -> None:
         """It said that it is well."""
+        self._given_up = self.health.given_up
         self._quiet_since = now
         self._asked_after = min(2 * self._asked_after, 16.0)
 
