@@ -15,7 +15,7 @@ PACKAGES := muster discovery proxy worker
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint types pytest test-compose bench-proxy bench-overload bench-replace lock clean
+.PHONY: help install up test lint types pytest test-compose drills bench-proxy bench-overload bench-replace lock clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -39,6 +39,9 @@ pytest: $(DEV)  ## Run the tests that need no Docker
 
 test-compose: $(DEV)  ## Run the tests that need a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
+
+drills: $(DEV)  ## Try at full length what must hold when workers, registry or proxies fail (half an hour)
+	DRILLS=full $(BIN)/python -m pytest -m drill tests/drills
 
 bench-proxy: $(DEV)  ## Measure the proxy beside nginx and HAProxy
 	$(BIN)/python -m bench.proxy

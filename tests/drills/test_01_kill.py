@@ -27,8 +27,8 @@ def test_kill_9_under_load_loses_no_request(three: Cluster, figure: Figure) -> N
     seen = replacement.seen
     first = seen["arrivals"][0] - seen["listed"]
     figure(
-        f"{len(outcome)} requests, 0 failed; {len(refused)} met the dead worker, the last of them began {last * 1000:.1f} ms "
-        f"after the first refusal; replacement served {first * 1000:.1f} ms after it was listed; "
+        f"{len(outcome)} requests, 0 failed; {len(refused)} met the dead worker, the last of them began "
+        f"{last * 1000:.1f} ms after the first refusal; replacement served {first * 1000:.1f} ms after it was listed; "
         f"p50 {outcome.milliseconds(50):.1f} ms, p99 {outcome.milliseconds(99):.1f} ms"
     )
     assert last <= 0.010

@@ -46,8 +46,8 @@ def test_a_worker_that_fails_is_ejected_and_comes_back(
     lost = len(during.failures) / len(during)
     share = _share(began, ended, failed)
     figure(
-        f"{kind}: {len(outcome)} requests, {len(outcome.failures)} seen to fail ({during.describe_failures()}); the bad "
-        f"worker got {share * 100:.1f} % of the requests meanwhile instead of 33"
+        f"{kind}: {len(outcome)} requests, {len(outcome.failures)} seen to fail ({during.describe_failures()}); "
+        f"the bad worker got {share * 100:.1f} % of the requests meanwhile instead of 33"
     )
     assert lost <= failing
     assert share <= 0.10

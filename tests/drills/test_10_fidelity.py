@@ -40,7 +40,8 @@ def request(seed: int) -> tuple[bytes, bytes]:
     headers += luck.sample(
         [b"Accept: */*", b"Accept: text/html;q=0.5", b"Cookie: a=b; c=d", b"Cookie: e=f", b"X-Repeated: 1",
          b"x-repeated: 2", b"X-REPEATED: 3", b"X-Empty: ", b"X-Long: " + b"n" * 6000, b"Accept-Encoding: gzip, br",
-         b"User-Agent: drill/1 (odd; \xe9)", b"Authorization: Bearer abc", b"Range: bytes=0-10", b"If-None-Match: W/\"1\"",
+         b"User-Agent: drill/1 (odd; \xe9)", b"Authorization: Bearer abc", b"Range: bytes=0-10",
+         b"If-None-Match: W/\"1\"",
          b"Content-Language: de", b"Connection: X-Hop", b"X-Hop: mine"], luck.randrange(1, 9))  # fmt: skip
     payload = b""
     if method in (b"POST", b"PUT", b"PATCH"):

@@ -86,8 +86,7 @@ async def test_websockets_and_events_pass_through(cluster: Cluster, figure: Figu
         async with session.get(f"{cluster.url}/events") as answer:
             assert answer.headers["Content-Type"] == "text/event-stream"
             async for line in answer.content:
-                if line.startswith(b"data: "):
-                    late.append(time.monotonic() - float(line[6:]))
+                late += [time.monotonic() - float(line[6:])] if line.startswith(b"data: ") else []
         figure(
             f"{count} WebSocket messages there and back, {took * 1000:.2f} ms each; "
             f"{len(late)} events, {max(late) * 1000:.1f} ms late at most"

@@ -30,7 +30,8 @@ def _listed(cluster: Cluster, worker: DrillWorker, passing: int, warning: int) -
         "PUT", "/v1/agent/service/register",
         {"Name": cluster.service, "ID": worker.id, "Address": "127.0.0.1", "Port": worker.port,
          "Weights": {"Passing": passing, "Warning": warning},
-         "Meta": {"replay_safe": "true"}, "Check": {"CheckID": f"{worker.id}:drill", "TTL": "600s", "Status": "passing"}},
+         "Meta": {"replay_safe": "true"},
+         "Check": {"CheckID": f"{worker.id}:drill", "TTL": "600s", "Status": "passing"}},
     )  # fmt: skip
 
 
@@ -55,8 +56,8 @@ def test_weights_are_exact_smooth_and_followed_live(cluster: Cluster, figure: Fi
     _weights(cluster, [2, 1, 1])
     warned = Counter(_answered(cluster, 400))
     figure(
-        f"weights 5:1:1: {exact} of {len(per_seven)} groups of seven are 5, 1 and 1, at most {longest} in a row for the "
-        f"heavy one; its warning weight of 2 gave it {warned[heavy.id]} of 400"
+        f"weights 5:1:1: {exact} of {len(per_seven)} groups of seven are 5, 1 and 1, at most {longest} in a row for "
+        f"the heavy one; its warning weight of 2 gave it {warned[heavy.id]} of 400"
     )
     assert exact == len(per_seven)
     assert longest <= 5
