@@ -271,21 +271,23 @@ async def test_a_worker_that_drips_its_head_is_given_up_in_time() -> None:
 async def test_a_websocket_that_nobody_uses_is_closed() -> None:
     ended = asyncio.Event()
 
-    async def echoes(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def listens(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
         try:
             while data := await reader.read(100):
-                writer.write(data)
+                if data == b"last":
+                    writer.write(data)
         finally:
             ended.set()
 
-    async with cluster(ScriptedWorker(echoes), tunnel_idle=1.0) as proxy, proxy.client() as client:
+    async with cluster(ScriptedWorker(listens), tunnel_idle=1.0) as proxy, proxy.client() as client:
         client.writer.write(get(headers=b"Connection: Upgrade\r\nUpgrade: websocket\r\n"))
         await client.reader.readuntil(b"\r\n\r\n")
         for _ in range(4):  # in use for longer than it may stay silent
             client.writer.write(b"ping")
-            assert await client.reader.readexactly(4) == b"ping"
             await asyncio.sleep(0.4)  # time itself is the subject
+        client.writer.write(b"last")
+        assert await client.reader.readexactly(4) == b"last"
         async with asyncio.timeout(DEADLINE):
             assert await client.reader.read() == b""
             await ended.wait()
