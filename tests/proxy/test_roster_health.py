@@ -288,6 +288,15 @@ def test_one_that_says_that_it_is_well_is_asked_less_and_less_often() -> None:
     assert site.roster.suspects() == [seat]
 
 
+def test_one_that_refused_is_asked_and_comes_back_when_it_is_ready() -> None:
+    site = three()
+    site.end("a", Outcome.REFUSED)
+    assert site.roster.suspects() == [site.seat("a")]
+    site.roster.restore(site.seat("a"))
+    assert site.resting() == ""
+    assert site.roster.suspects() == []
+
+
 def test_one_that_is_found_to_hang_rests_for_as_long_as_it_does_and_those_who_have_to_know_are_told() -> None:
     site = three()
     told: list[str] = []
@@ -305,9 +314,32 @@ def test_one_that_is_found_to_hang_rests_for_as_long_as_it_does_and_those_who_ha
     assert "a" in site.serve(100, {})
 
 
-def test_to_be_ready_does_not_excuse_bad_answers() -> None:
+def test_one_whose_requests_others_answer_first_is_suspect_until_it_is_heard() -> None:
     site = three()
-    site.end("a", Outcome.ANSWERED_5XX, 5)
+    site.roster.suspects()
+    for _ in range(10):
+        site.end("a", Outcome.CANCELLED)
+        site.clock.now += QUIET / 10
+        expected = site.roster.suspects()
+    assert expected == [site.seat("a")]
+    site.roster.restore(site.seat("a"))
+    site.clock.now += 100.0
+    assert site.roster.suspects() == []
+
+
+def test_who_has_to_be_asked_in_spite_of_its_answers_does_not_rest() -> None:
+    site = three()
+    for name in "abc":
+        site.end(name, Outcome.ANSWERED_5XX, 5)
+    assert site.resting() == "a"
+    site.end("b", Outcome.REFUSED)
+    assert site.resting() == "b"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ANSWERED_5XX, Outcome.BROKE, Outcome.GARBAGE, Outcome.SILENT])
+def test_to_be_ready_does_not_excuse_bad_answers(outcome: Outcome) -> None:
+    site = three()
+    site.end("a", outcome, 5)
     assert site.roster.suspects() == []
     site.roster.restore(site.seat("a"))
     assert site.resting() == "a"
