@@ -201,7 +201,8 @@ class GrpcTrials:
             level = logging.DEBUG if roster.resting(seat) else logging.WARNING
             log.log(level, "worker %s: %s", seat.worker.id, error)
             self._commons.stats.failures[Failure.UNREACHABLE] += 1
-            roster.release(seat, Outcome.REFUSED, perf_counter() - began)
+            # Not REFUSED: that it is ready, which it says over HTTP, would end its rest.
+            roster.release(seat, Outcome.BROKE, perf_counter() - began)
             raise
         except asyncio.CancelledError:
             roster.release(seat, Outcome.CANCELLED, perf_counter() - began)
