@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
+from proxy.grpc_api import NOT_SERVING, SERVING
+from proxy.grpc_quietly import grpc
 from proxy.settings import processes
 from tests.consul_agent import free_ports
 from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, get
@@ -241,3 +243,22 @@ async def test_a_process_that_is_away_is_missing_from_the_figures_and_that_is_sa
             os.kill(first, signal.SIGCONT)
         assert 'muster_proxy_processes{state="answering"} 1.0' in metrics
         assert 'muster_proxy_processes{state="meant"} 2.0' in metrics
+
+
+async def test_grpc_calls_go_on_while_a_process_is_replaced() -> None:
+    async def check(one: Family) -> bytes:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{one.grpc_port}", options=options) as channel:
+            answer: bytes = await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=DEADLINE)
+            return answer
+
+    async with serving("--grpc") as one:
+        for _ in range(10):
+            assert await check(one) in (SERVING, NOT_SERVING)
+        os.kill(one.children[0], signal.SIGTERM)
+        await one.says(b"takes no new connections")
+        for _ in range(20):
+            assert await check(one) in (SERVING, NOT_SERVING)
+        await one.says(b"listening for gRPC", 3)
+        for _ in range(10):
+            assert await check(one) in (SERVING, NOT_SERVING)
