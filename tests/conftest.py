@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.consul_agent import ConsulAgent
 
-
 os.environ["PROXY_GRPC_PORT"] = "0"  # several proxies run at the same time
+settings.register_profile("muster", deadline=None)  # how long an example takes says more about the machine
+settings.load_profile("muster")
 
 
 @pytest.fixture

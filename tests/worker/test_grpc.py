@@ -367,6 +367,19 @@ async def test_a_caller_that_leaves_costs_no_run_that_has_not_begun(served: Cata
         assert slow.calls == [1.0, 4.0]
 
 
+async def test_what_has_no_room_is_refused_before_its_tensors_are_read(served: Catalogue) -> None:
+    slow = Slow()
+    unreadable = predict_request("slow", {"x": np.float32([2])})
+    unreadable.inputs["x"].dtype = 0
+    async with open_grpc(slow.catalogue(served), queue=1, max_images=1) as doors:
+        first = asyncio.create_task(doors.predict("slow", {"x": np.float32([1])}))
+        await slow.begun.wait()
+        assert (await doors.refused("Predict", unreadable))[0] == "UNAVAILABLE"
+        slow.go_on.set()
+        assert await first == {"y": [1.0]}
+        assert (await doors.refused("Predict", unreadable))[0] == "INVALID_ARGUMENT"
+
+
 async def test_the_callers_deadline_is_that_of_the_run(served: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     deadlines = []
     async with open_grpc(served) as doors:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.models.courtesy import BITE, small_bites
 from worker.models.finding import Found
 from worker.models.policy import All, Latest, Specific, wanted
 from worker.models.settling import Settling
@@ -201,3 +205,14 @@ def test_a_young_version_holds_up_the_others_for_a_moment_and_one_that_is_being_
     assert seen() == [1]
     clock.now += 0.31
     assert seen() == [2]
+
+
+def test_the_interpreter_changes_hands_quickly_until_the_last_of_several_loads_is_done() -> None:
+    usual = sys.getswitchinterval()
+    first, second = small_bites(), small_bites()
+    with ExitStack() as outlasting:
+        with first:
+            assert sys.getswitchinterval() == pytest.approx(BITE)
+            outlasting.enter_context(second)
+        assert sys.getswitchinterval() == pytest.approx(BITE)
+    assert sys.getswitchinterval() == pytest.approx(usual)

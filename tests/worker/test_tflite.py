@@ -15,6 +15,7 @@ from tests.worker.servables import scores
 from tests.worker.serving_models import PREDICT, REGRESS
 from worker import images
 from worker.messages.tensors import SignatureDef
+from worker.models import tflite
 from worker.models.finding import Found, find
 from worker.models.loading import load as load_found
 from worker.models.options import LoadOptions
@@ -151,6 +152,23 @@ def test_what_the_model_cannot_take_is_refused_and_the_next_request_is_served(
         predict(servable, array)
     assert caught.value.canonical in (Code.INVALID_ARGUMENT, Code.INTERNAL)
     assert predict(servable, np.ones((1, 4), np.float32))[0].tolist() == [[4, 4]]
+
+
+def test_calls_one_after_another_share_one_interpreter(
+    tmp_path: Path, twice: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servable = load(tmp_path, twice)
+    made = []
+    new = tflite.Interpreter
+
+    def noted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return new(*arguments)
+
+    monkeypatch.setattr(tflite, "Interpreter", noted)
+    for _ in range(5):
+        predict(servable, np.ones((1, 4), np.float32))
+    assert not made
 
 
 def test_calls_at_the_same_time_do_not_meet(tmp_path: Path, twice: bytes) -> None:
