@@ -31,8 +31,8 @@ def test_a_worker_that_fails_is_ejected_and_comes_back(
     three: Cluster, figure: Figure, kind: str, bad: dict[str, Any], failing: float
 ) -> None:
     culprit = three.workers[0]
-    failed, good = form(30, 4), form(40, 3)
-    load = three.load(2 + failed + good)
+    failed = form(30, 4)
+    load = three.load(600)
     time.sleep(1)
     since = culprit.behave(**bad)
     began = len(culprit.seen["arrivals"])
@@ -40,8 +40,9 @@ def test_a_worker_that_fails_is_ejected_and_comes_back(
     ended = len(culprit.seen["arrivals"])
     until(lambda: three.listed()[culprit.id]["state"] != "ready", "it is left alone", 5)
     culprit.behave(status=200, fault="")
-    until(lambda: len(culprit.seen["arrivals"]) > ended + 10, "it is asked again", 40)
-    outcome = load.wait()
+    until(lambda: len(culprit.seen["arrivals"]) > ended + 3, "it is asked again", 40)
+    time.sleep(form(10, 0.5))
+    outcome = load.stop()
     during = outcome.between(since - 0.1, since + failed)
     lost = len(during.failures) / len(during)
     share = _share(began, ended, failed)
