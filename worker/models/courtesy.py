@@ -20,22 +20,20 @@ BITE: Final = 0.0005
 """Seconds for which a thread may keep the interpreter while others want it."""
 NICENESS: Final = 10
 _lock = threading.Lock()
-_eating: list[float] = []
+_before: list[float] = []
 
 
 @contextmanager
 def small_bites() -> Iterator[None]:
     """Nobody keeps the interpreter for long while the block lasts."""
     with _lock:
-        _eating.append(sys.getswitchinterval())
+        _before.append(sys.getswitchinterval())
         sys.setswitchinterval(BITE)
     try:
         yield
     finally:
         with _lock:
-            usual = _eating.pop()
-            if not _eating:
-                sys.setswitchinterval(usual)
+            sys.setswitchinterval(_before.pop())  # the last to end puts back what the first one found
 
 
 def step_back() -> None:
