@@ -147,12 +147,22 @@ async def test_all_processes_are_replaced_one_by_one_and_nobody_notices() -> Non
 
 
 async def test_a_process_that_is_killed_is_started_again_and_its_part_of_the_port_is_served_meanwhile() -> None:
+    async def keep_away(one: Family, survivor: int) -> None:
+        while True:
+            for child in one.children:
+                if child != survivor:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+
     async with serving() as one:
-        first, _ = one.children
+        first, second = one.children
         os.kill(first, signal.SIGKILL)
         await one.says(b"was killed by SIGKILL")
+        away = asyncio.create_task(keep_away(one, second))
         for _ in range(50):  # by chance half of them come to its part
             assert (await one.proxy.ask(get())).status == 200
+        away.cancel()
         await one.says(b"listening on", 3)
         for _ in range(20):
             assert (await one.proxy.ask(get())).status == 200
