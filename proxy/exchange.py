@@ -194,16 +194,16 @@ class Exchange(Trials):
         # HTTP/1.0 knows the end of a body of unknown length only by the closed connection.
         until_closed = unknown_length and not self.head.http11
         self.closing = self.tunnel or unread or until_closed or self._client.must_close()
-        answer = response_to_client(
-            head, self.head, self._added(head), chunked=self._chunked_answer, close=self.closing
-        )
         if data and self._chunked_answer:
             data = chunk(data)
-        if len(data) < JOIN_BELOW:
-            self._client.write(b"".join((answer, data)))
-        else:
-            self._client.write(answer)
-            self._client.write(data)
+        joined, apart = (data, b"") if len(data) < JOIN_BELOW else (b"", data)
+        self._client.write(
+            response_to_client(
+                head, self.head, self._added(head), joined, chunked=self._chunked_answer, close=self.closing
+            )
+        )
+        if apart:
+            self._client.write(apart)
         if self.tunnel and self.connection is not None:
             self.connection.send(self._client.take_waiting())
 

@@ -3,6 +3,10 @@
 llhttp (the parser inside Node and aiohttp) reads a head in its strict mode. What it lets through and a proxy must not
 is refused here, because two parsers that disagree about where a request ends are how requests are smuggled.
 `rewrite` puts the heads for the other side together. Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 framing).
+
+A parse depends on the bytes of the head and on nothing else, and what it gives is never changed. Who keeps a connection
+tends to say the same again, so heads are remembered by their bytes, all of them: bounded, and only those that may come
+again (`_Known`).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address
+from typing import TypeVar
 
 import httptools
 
@@ -23,6 +28,8 @@ METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OP
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 MAX_HEADERS = 128
 MAX_REQUEST_ID = 128  # bytes
+KNOWN = 512  # heads that are remembered, of requests and of responses each
+KNOWN_SIZE = 1024  # bytes of the longest of them
 
 # A client may name any header in Connection to have it dropped on the way; these it may not take away from the worker.
 NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expect", b"x-forwarded-for",
@@ -37,10 +44,11 @@ class BadResponse(Exception):
 
 
 class RequestHead:
-    """One request, up to its body. `content_length` is None when there is no body or it is `chunked`."""
+    """One request, up to its body; shared, so nobody changes it. `content_length` is None when there is no body or it
+    is `chunked`."""
 
     __slots__ = ("chunked", "content_length", "expects_continue", "headers", "host", "http11", "keep_alive", "method",
-                 "nominated", "request_id", "target",
+                 "nominated", "pieces", "request_id", "target",
                  "websocket")  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, http11: bool, headers: Headers) -> None:
@@ -56,6 +64,8 @@ class RequestHead:
         self.websocket = False
         self.request_id = b""  # the client's own, if it is sane
         self.nominated: frozenset[bytes] = frozenset()
+        self.pieces: tuple[bytes, bytes] | None = None
+        """What `rewrite` makes of it, for the next time."""
 
     @property
     def has_body(self) -> bool:
@@ -74,10 +84,10 @@ class RequestHead:
 
 
 class ResponseHead:
-    """One response, up to its body. `content_length` is None when the worker did not say."""
+    """One response, up to its body; shared, so nobody changes it. `content_length`: None if the worker did not say."""
 
-    __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "names_server", "nominated", "reason",
-                 "says_when", "status", "upgrade")  # fmt: skip
+    __slots__ = ("chunked", "content_length", "headers", "http11", "keep_alive", "names_server", "nominated", "pieces",
+                 "reason", "says_when", "status", "upgrade")  # fmt: skip
 
     def __init__(self, status: int, reason: bytes, http11: bool, headers: Headers) -> None:
         self.status = status
@@ -91,6 +101,8 @@ class ResponseHead:
         self.upgrade = b""
         self.names_server = False  # it says itself who served it
         self.says_when = False  # it says when to try again
+        self.pieces: bytes | None = None
+        """What `rewrite` makes of it, for the next time."""
 
     def has_body(self, method: bytes) -> bool:
         """Will body bytes follow, given the method that it answers? (RFC 9112, 6.3)"""
@@ -117,8 +129,48 @@ class _Collector:
         self.headers.append((name, name.lower(), value.strip(b" \t")))
 
 
+H = TypeVar("H", RequestHead, ResponseHead)
+
+
+class _Known(dict[bytes, H]):
+    """Heads by their bytes. What is said once only is not worth a place: ids, and the boundaries that clients invent
+    for each form."""
+
+    def learn(self, raw: bytes, head: H) -> None:
+        """Remember it, if it may come again."""
+        if len(raw) > KNOWN_SIZE:
+            return
+        for _, name, value in head.headers:
+            if name == b"x-request-id" or (name == b"content-type" and b"boundary" in value.lower()):
+                return
+        if len(self) >= KNOWN:
+            self.clear()  # those that do come again are soon back
+        self[raw] = head
+
+
+_requests = _Known[RequestHead]()
+_responses = _Known[ResponseHead]()
+
+
 def parse_request(raw: bytes) -> RequestHead:
     """Read one request head: `raw` ends with its empty line. An unfit one raises the ClusterError to answer with."""
+    head = _requests.get(raw)
+    if head is None:
+        head = _read_request(raw)
+        _requests.learn(raw, head)
+    return head
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """Read one response head, `raw` up to and including the empty line. BadResponse if it is none."""
+    head = _responses.get(raw)
+    if head is None:
+        head = _read_response(raw)
+        _responses.learn(raw, head)
+    return head
+
+
+def _read_request(raw: bytes) -> RequestHead:
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
@@ -254,8 +306,7 @@ def tokens_of(value: bytes) -> frozenset[bytes]:
     return frozenset(token.strip(b" \t") for token in value.lower().split(b","))
 
 
-def parse_response(raw: bytes) -> ResponseHead:
-    """Read one response head, `raw` up to and including the empty line. BadResponse if it is none."""
+def _read_response(raw: bytes) -> ResponseHead:
     collector = _Collector()
     parser = httptools.HttpResponseParser(collector)
     try:

@@ -11,6 +11,7 @@ import json
 from http import HTTPStatus
 
 from muster.errors import ClusterError
+from proxy.framing import Buffer
 from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
 
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
@@ -30,6 +31,16 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 def request_to_worker(head: RequestHead, peer: bytes, request_id: bytes, *, expect: bool, body: bool) -> bytes:
     """The head that a worker gets. `peer`: the client's address; `expect`: the worker is to invite the body."""
+    if body:
+        before, after = head.pieces = head.pieces or _to_worker(head, body=True)
+    else:
+        before, after = _to_worker(head, body=False)
+    end = b"Expect: 100-continue\r\n\r\n" if expect else b"\r\n"
+    return b"".join((before, peer, b"\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ", request_id, after, end))
+
+
+def _to_worker(head: RequestHead, *, body: bool) -> tuple[bytes, bytes]:
+    """What comes before the client's address and after the request's id: it is in the client's head alone."""
     parts = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
     if not head.host:
         parts.append(b"Host: localhost\r\n")  # HTTP/1.0 may come without, HTTP/1.1 may not
@@ -38,38 +49,32 @@ def request_to_worker(head: RequestHead, peer: bytes, request_id: bytes, *, expe
     for name, lower, value in head.headers:
         if lower in _NOT_TO_WORKER or lower in nominated:
             if lower == b"x-forwarded-for":
-                forwarded_for.append(value)
+                forwarded_for += (value, b", ")
             continue
         # An underscore is how `Content_Length` would pass for `Content-Length` at a worker that speaks CGI.
         if b"_" in lower or (not body and lower == b"content-length"):
             continue
         parts += (name, b": ", value, b"\r\n")
-    forwarded_for.append(peer)
-    parts += (b"X-Forwarded-For: ", b", ".join(forwarded_for), b"\r\nX-Forwarded-Proto: http\r\n")
-    parts += (b"X-Request-Id: ", request_id, b"\r\n")
+    parts += (b"X-Forwarded-For: ", *forwarded_for)
+    after = [b"\r\n"]
     if head.host:
-        parts += (b"X-Forwarded-Host: ", head.host, b"\r\n")
+        after += (b"X-Forwarded-Host: ", head.host, b"\r\n")
     if body and head.chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    if expect:
-        parts.append(b"Expect: 100-continue\r\n")
+        after.append(b"Transfer-Encoding: chunked\r\n")
     if head.websocket:
-        parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        after.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    return b"".join(parts), b"".join(after)
 
 
-def response_to_client(head: ResponseHead, request: RequestHead, extra: bytes, *, chunked: bool, close: bool) -> bytes:
-    """The head that a client gets. `extra`: further header lines; `chunked`: the body is framed anew."""
-    parts = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
-    dropped = head.nominated - NEVER_NOMINATED if head.nominated else head.nominated
-    for name, lower, value in head.headers:
-        if lower in _NOT_TO_CLIENT or lower in dropped:
-            continue
-        if lower == b"content-length" and (head.content_length is None or head.status == 204):
-            continue  # RFC 9110, 8.6
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(extra)
+def response_to_client(
+    head: ResponseHead, request: RequestHead, extra: bytes, data: Buffer, *, chunked: bool, close: bool
+) -> bytes:
+    """The head that a client gets, and what follows it. `extra`: further header lines; `chunked`: the body, of which
+    `data` is the first piece, is framed anew."""
+    own = head.pieces = head.pieces or _to_client(head)
+    if request.http11 and not (close or chunked or head.status == 101):
+        return b"".join((own, extra, b"\r\n", data))
+    parts: list[Buffer] = [own, extra]
     if head.status == 101:
         parts += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
     elif close:
@@ -78,7 +83,20 @@ def response_to_client(head: ResponseHead, request: RequestHead, extra: bytes, *
         parts.append(b"Connection: keep-alive\r\n")
     if chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
-    parts.append(b"\r\n")
+    parts += (b"\r\n", data)
+    return b"".join(parts)
+
+
+def _to_client(head: ResponseHead) -> bytes:
+    """The status and the headers that are the worker's."""
+    parts = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
+    dropped = head.nominated - NEVER_NOMINATED if head.nominated else head.nominated
+    for name, lower, value in head.headers:
+        if lower in _NOT_TO_CLIENT or lower in dropped:
+            continue
+        if lower == b"content-length" and (head.content_length is None or head.status == 204):
+            continue  # RFC 9110, 8.6
+        parts += (name, b": ", value, b"\r\n")
     return b"".join(parts)
 
 
