@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.consul_agent import ConsulAgent
+from tests.consul_agent import ConsulAgent, free_ports
 from tests.drills.cluster import Cluster, ask, form, until
 from tests.drills.conftest import Figure
 
@@ -93,6 +94,42 @@ def test_a_registry_that_hangs_loses_no_request(own: Cluster, figure: Figure) ->
     outcome = load.stop()
     figure(f"{len(outcome)} requests, {len(outcome.failures)} failed while the agent hung and a worker was killed")
     outcome.without_failures()
+
+
+def _leader(port: int) -> str:
+    try:
+        return ask(port, "GET", "/v1/status/leader")[1].strip()
+    except OSError:
+        return "not there yet"
+
+
+def test_a_registry_without_a_leader_loses_no_request(own: Cluster, tmp_path: Path, figure: Figure) -> None:
+    """A server that waits for a second one which never comes answers, and has no leader."""
+    load = own.load(form(60, 12))
+    time.sleep(1)
+    own.consul.stop()
+    port, server, serf = int(own.consul.address.rpartition(":")[2]), *free_ports(2)
+    leaderless = subprocess.Popen(
+        [own.consul.program, "agent", "-server", "-bootstrap-expect=2", f"-data-dir={tmp_path / 'leaderless'}",
+         "-bind=127.0.0.1", "-client=127.0.0.1", f"-http-port={port}", f"-server-port={server}",
+         f"-serf-lan-port={serf}", "-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: _leader(port) == '""', "it answers without a leader", 10)
+        time.sleep(form(20, 3))
+        own.workers[0].kill()
+        time.sleep(1)
+        listed = len(own.listed())
+    finally:
+        leaderless.kill()
+        leaderless.wait()
+    own.consul.start()
+    until(lambda: own.metric("muster_proxy_registry_age_seconds") < 2, "the proxy is in touch again", 15)
+    outcome = load.stop()
+    figure(f"{len(outcome)} requests, {len(outcome.failures)} failed without a leader; {listed} workers stayed known")
+    outcome.without_failures()
+    assert listed >= 2
 
 
 def test_a_noisy_registry_costs_next_to_nothing(own: Cluster, figure: Figure) -> None:
