@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from worker.messages.tensors import SignatureDef
 from worker.models.servable import Array, Servable, Signature, Tensor
 from worker.status import Code, StatusError
@@ -39,6 +41,17 @@ def signature_for_examples(servable: Servable, name: str) -> Signature:
     if signature is None:
         raise _invalid(f"No signature was found with the name: {name}")
     return signature
+
+
+def behind(context: bytes, examples: Sequence[bytes], most: int) -> Array:
+    """Serialised examples, each behind the context; StatusError if repeating that takes more than `most` bytes."""
+    if len(context) * len(examples) > most:
+        raise _invalid(
+            f"a context of {len(context)} bytes for {len(examples)} examples takes more than {most} bytes (--max-fill)"
+        )
+    records = np.empty(len(examples), object)
+    records[:] = [context + example for example in examples]
+    return records
 
 
 def classification(signature: Signature, check_method: bool = False) -> Examples:

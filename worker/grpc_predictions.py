@@ -22,7 +22,7 @@ from worker.inference import Inference
 from worker.messages import serving
 from worker.metrics import Metrics
 from worker.models.servable import Servable, bytes_in
-from worker.requests import Planned, Rules, plan_classify, plan_multi_inference, plan_predict, plan_regress
+from worker.requests import Planned, Rules, plan_classify, plan_multi_inference, plan_predict, plan_regress, unpacked
 from worker.state import State
 from worker.status import Code, StatusError, code_of
 from worker.timing import server_timing
@@ -110,6 +110,7 @@ class PredictionService:
         with self._state.catalogue.use(spec.name, *_version_and_label(spec)) as servable:
             account.version = servable.version
             self._inference.check_room(servable)  # a refusal is cheap as long as the tensors are not read
+            size = max(size, unpacked(request))
             planned = await aside(self._inference, size, lambda: call.plan(servable, request, self._rules))
             decode = time.monotonic() - started
             ran = await self._inference.run(

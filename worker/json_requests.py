@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from worker.examples import behind
 from worker.json_dialect import parse
 from worker.json_quote import kind_of, quoted
 from worker.json_tensor import columns, is_base64, rows, text_bytes, unbase64
@@ -48,10 +47,10 @@ def tensors(document: Document, signature: Signature, key: str) -> tuple[list[Ar
     return rows(instances, signature.inputs), True
 
 
-def examples(document: Document) -> Array:
+def examples(document: Document, most: int) -> Array:
     """Each example as a serialised `tf.Example`, the context before it, so that the example's own features win.
 
-    Raises StatusError.
+    Raises StatusError, also if repeating the context takes more than `most` bytes.
     """
     context = b""
     if "context" in document:
@@ -63,9 +62,7 @@ def examples(document: Document) -> Array:
         raise _wrong(document, "Expecting 'examples' value to be an list/array")
     if not listed:
         raise _wrong(document, "'examples' value is an empty array")
-    serialised = np.empty(len(listed), object)
-    serialised[:] = [context + _example(example) for example in listed]
-    return serialised
+    return behind(context, [_example(example) for example in listed], most)
 
 
 def _example(value: Any) -> bytes:

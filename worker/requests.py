@@ -18,6 +18,7 @@ from worker.examples import (
     DEFAULT_SIGNATURE,
     REGRESS,
     Examples,
+    behind,
     classification,
     classifications,
     regression,
@@ -27,7 +28,7 @@ from worker.examples import (
 from worker.messages import serving
 from worker.models.servable import Array, Servable, Signature, Tensor
 from worker.status import Code, StatusError
-from worker.tensor_proto import LARGEST_FILL, Unreadable, to_array, to_proto
+from worker.tensor_proto import LARGEST_FILL, Unreadable, announced, to_array, to_proto
 
 PREDICT: Final = "tensorflow/serving/predict"
 
@@ -41,7 +42,7 @@ class Rules:
     as_content: bool = False
     """Tensors of answers are raw bytes."""
     largest_fill: int = LARGEST_FILL
-    """Bytes; see `worker.tensor_proto`."""
+    """Bytes that a request's values may be filled up to: a tensor (`worker.tensor_proto`), examples with a context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,14 @@ class Planned:
 
 
 DEFAULT_RULES: Final = Rules()
+
+
+def unpacked(request: Any) -> int:
+    """Bytes that planning the request may take beside those of the message, as far as it says so itself."""
+    if isinstance(request, serving.PredictRequest):
+        return sum([announced(proto) for proto in request.inputs.values()])
+    repeated = request.input.example_list_with_context
+    return len(repeated.context) * len(repeated.examples)
 
 
 def plan_predict(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES) -> Planned:
@@ -98,7 +107,7 @@ def plan_classify(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES
     """A ClassificationRequest. Raises StatusError."""
     signature = signature_for_examples(servable, request.model_spec.signature_name)
     examples = classification(signature, rules.check_method)
-    records = _records(request.input)
+    records = _records(request.input, rules.largest_fill)
 
     def answer(results: Sequence[Array]) -> Any:
         response = serving.ClassificationResponse(model_spec=_spec(servable, request.model_spec))
@@ -112,7 +121,7 @@ def plan_regress(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES)
     """A RegressionRequest. Raises StatusError."""
     signature = signature_for_examples(servable, request.model_spec.signature_name)
     examples = regression(signature, rules.check_method)
-    records = _records(request.input)
+    records = _records(request.input, rules.largest_fill)
 
     def answer(results: Sequence[Array]) -> Any:
         response = serving.RegressionResponse(model_spec=_spec(servable, request.model_spec))
@@ -128,7 +137,7 @@ def plan_multi_inference(servable: Servable, request: Any, rules: Rules = DEFAUL
     # TensorFlow 2 gives every signature a placeholder of its own; TensorFlow 1's mostly share one.
     inputs = {examples.input.name: examples.input for examples in tasks}
     outputs = {tensor.name: tensor for examples in tasks for tensor in examples.outputs}
-    records = _records(request.input)
+    records = _records(request.input, rules.largest_fill)
 
     def answer(results: Sequence[Array]) -> Any:
         values = dict(zip(outputs, results, strict=True))
@@ -219,14 +228,16 @@ def _tasks(servable: Servable, request: Any, rules: Rules) -> list[Examples]:
     return list(plans.values())
 
 
-def _records(given: Any) -> Array:
+def _records(given: Any, largest_fill: int) -> Array:
     """The serialised examples of an Input, each behind the context, whose features it may so override."""
     with_context = given.WhichOneof("kind") == "example_list_with_context"
     source = given.example_list_with_context if with_context else given.example_list
     if not source.examples:
         raise _invalid("Input is empty.")
+    if with_context:
+        return behind(source.context, source.examples, largest_fill)
     records = np.empty(len(source.examples), object)
-    records[:] = [source.context + example for example in source.examples] if with_context else source.examples[:]
+    records[:] = source.examples[:]
     return records
 
 

@@ -247,7 +247,7 @@ class RestApi:
 
     def _read_examples(self, body: bytes) -> tuple[str, Array]:
         document = self._read(body)
-        return document.get("signature_name", ""), json_requests.examples(document)
+        return document.get("signature_name", ""), json_requests.examples(document, self._settings.max_fill)
 
     def _deadline(self) -> float | None:
         limit = self._settings.rest_api_timeout_in_ms

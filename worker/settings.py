@@ -81,8 +81,8 @@ class WorkerSettings(ServingSettings):
     max_body: int = setting(32 * 2**20, "largest body of a request", unit="bytes", parse=size)
     max_pixels: int = setting(50_000_000, "largest image", unit="pixels", parse=_at_least_one)
     max_fill: int = setting(
-        256 * 2**20, "largest tensor of a gRPC request that repeats its last value to fill its shape", unit="bytes",
-        parse=size,
+        32 * 2**20, "largest tensor of a gRPC request that repeats its last value to fill its shape, and most that a "
+        "context repeated for each example takes", unit="bytes", parse=size
     )  # fmt: skip
     max_images: int = setting(64, "most images in one request", parse=_at_least_one)
     max_inflated: int = setting(100 * 2**20, "largest body after decompression", unit="bytes", parse=size)

@@ -17,7 +17,7 @@ from worker.messages.tensors import TensorProto
 from worker.models.servable import Array
 from worker.tensor_types import BY_NAME, BY_NUMBER, ElementType, type_of
 
-LARGEST_FILL: Final = 256 * 2**20
+LARGEST_FILL: Final = 32 * 2**20
 """Bytes. The largest tensor that is made of fewer values than it has elements, if nobody says otherwise."""
 _MOST_DIMENSIONS: Final = 64
 """NumPy's limit; TensorFlow's kernels take fewer still."""
@@ -49,6 +49,14 @@ def to_array(proto: Any, largest_fill: int = LARGEST_FILL) -> Array:
     return flat.reshape(shape)
 
 
+def announced(proto: Any) -> int:
+    """Bytes of the array that a TensorProto says it is, if it is any."""
+    kind = BY_NUMBER.get(proto.dtype)
+    if kind is None:
+        return 0
+    return math.prod([dimension.size for dimension in proto.tensor_shape.dim]) * _size(kind)
+
+
 def to_proto(array: Array, proto: Any, declared: str = "", as_content: bool = False) -> None:
     """Make the empty TensorProto `proto` hold `array`. `declared` is the name of its type if the graph says one.
 
@@ -69,6 +77,11 @@ def to_proto(array: Array, proto: Any, declared: str = "", as_content: bool = Fa
         proto.float8_val = array.tobytes()
     else:
         getattr(proto, kind.field).extend(_storable(array, kind))
+
+
+def _size(kind: ElementType) -> int:
+    """Bytes of one value."""
+    return _STRING_SIZE if kind.name == "string" else kind.dtype.itemsize
 
 
 def _storable(array: Array, kind: ElementType) -> list[Any]:
@@ -138,8 +151,7 @@ def _read_varint(content: bytes, position: int) -> tuple[int, int]:
 def _from_values(proto: Any, kind: ElementType, count: int, largest_fill: int) -> Array:
     values = getattr(proto, kind.field)
     given = len(values) // kind.parts
-    size = _STRING_SIZE if kind.name == "string" else kind.dtype.itemsize
-    if count > given and count * size > largest_fill:
+    if count > given and count * _size(kind) > largest_fill:
         raise Unreadable(f"{given} values for {count} elements: so many are not filled in")
     flat = _elements(values, kind, min(given, count))
     if len(flat) == count:

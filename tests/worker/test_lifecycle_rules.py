@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.models import settling
 from worker.models.courtesy import BITE, small_bites
 from worker.models.finding import Found
 from worker.models.policy import All, Latest, Specific, wanted
-from worker.models.settling import Settling
+from worker.models.settling import LARGEST, Settling, fingerprint
 from worker.models.source import Place, Source
 from worker.models.transition import Load, Phase, Transition, Unload, next_step
 
@@ -216,3 +217,25 @@ def test_the_interpreter_changes_hands_quickly_until_the_last_of_several_loads_i
             outlasting.enter_context(second)
         assert sys.getswitchinterval() == pytest.approx(BITE)
     assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+def test_links_that_lead_in_circles_lead_nowhere(tmp_path: Path) -> None:
+    tree = tmp_path / "1"
+    (tree / "variables").mkdir(parents=True)
+    (tree / "saved_model.pb").write_bytes(b"")
+    for number in range(20):  # followed to any depth, these are more paths than there are atoms
+        (tree / f"again{number}").symlink_to(".")
+        (tree / "variables" / f"up{number}").symlink_to("..")
+    assert len(fingerprint(tree)) == 3 + 20 + 20
+    assert fingerprint(tree) == fingerprint(tree)
+    before = fingerprint(tree)
+    (tree / "variables" / "more").write_bytes(b"")
+    assert fingerprint(tree) != before
+
+
+def test_a_link_to_a_whole_disk_is_not_followed_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LARGEST >= 10_000
+    monkeypatch.setattr(settling, "LARGEST", 10)
+    for number in range(30):
+        (tmp_path / str(number)).write_bytes(b"")
+    assert len(fingerprint(tmp_path)) == 10

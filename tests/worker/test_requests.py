@@ -24,6 +24,7 @@ from worker.requests import (
     plan_multi_inference,
     plan_predict,
     plan_regress,
+    unpacked,
 )
 from worker.status import Code, StatusError
 from worker.tensor_proto import to_array, to_proto
@@ -187,6 +188,30 @@ def test_the_context_stands_before_each_example() -> None:
     request.input.example_list_with_context.context = b"c"
     request.input.example_list_with_context.examples.extend([b"1", b"2"])
     assert plan_regress(MODEL, request).arrays[0].tolist() == [b"c1", b"c2"]
+
+
+def test_a_small_message_cannot_repeat_a_context_without_end() -> None:
+    request = regress()
+    request.input.example_list_with_context.context = b"c" * 1000
+    request.input.example_list_with_context.examples.extend([b""] * 1000)
+    assert len(plan_regress(MODEL, request, Rules(largest_fill=1_000_000)).arrays[0]) == 1000
+    code, details = told(plan_regress, request, Rules(largest_fill=999_999))
+    assert (code, details) == (
+        Code.INVALID_ARGUMENT,
+        "a context of 1000 bytes for 1000 examples takes more than 999999 bytes (--max-fill)",
+    )
+
+
+def test_a_request_says_what_it_will_unpack_to() -> None:
+    request = regress()
+    request.input.example_list_with_context.context = b"c" * 1000
+    request.input.example_list_with_context.examples.extend([b""] * 1000)
+    assert unpacked(request) == 1_000_000
+    small = predict(x=[1], y=[1])
+    small.inputs["x"].tensor_shape.dim[0].size = 1_000_000
+    assert unpacked(small) == 4_000_004
+    small.inputs["y"].dtype = 999
+    assert unpacked(small) == 4_000_000
 
 
 def test_labels_and_scores_become_an_answer() -> None:

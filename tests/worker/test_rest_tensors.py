@@ -297,7 +297,7 @@ def test_what_cannot_be_written_as_rows_is_told(outputs: dict[str, Any], told: s
 
 def features(document: Any) -> list[dict[str, Any]]:
     found = []
-    for record in examples(document):
+    for record in examples(document, 1000):
         feature = Example.FromString(record).features.feature
         found.append({name: (kind := feature[name].WhichOneof("kind")) and
                       (kind, list(getattr(feature[name], kind).value)) for name in feature})  # fmt: skip
@@ -345,6 +345,14 @@ def test_an_examples_own_feature_overrides_the_contexts() -> None:
 )
 def test_what_is_no_example_is_told(document: Any, told: str) -> None:
     with pytest.raises(StatusError) as caught:
-        examples(document)
+        examples(document, 1000)
     assert caught.value.canonical is Code.INVALID_ARGUMENT
     assert told in caught.value.message
+
+
+def test_a_context_is_repeated_as_often_as_the_operator_says() -> None:
+    document = {"context": {"a": 1}, "examples": [{}] * 100}
+    (context,) = examples({"examples": [document["context"]]}, 0)
+    assert list(examples(document, 100 * len(context))) == [context] * 100
+    with pytest.raises(StatusError, match=r"--max-fill"):
+        examples(document, 100 * len(context) - 1)

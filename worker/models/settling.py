@@ -11,12 +11,14 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of modification and inode of everything in a tree, in order."""
-_DEEPEST: Final = 16  # symbolic links may lead in circles
+LARGEST: Final = 100_000
+"""So many files and directories are looked at. No model has more; a link to all of a disk does not lead us astray."""
 
 
 class Settling:
@@ -73,19 +75,24 @@ def _look(path: Path) -> tuple[Fingerprint, float]:
     """
     entries = []
     newest = 0.0
-    for name, status in _walk(str(path), "", _DEEPEST):
+    for name, status in islice(_walk(str(path), "", set()), LARGEST):
         kept = stat.S_ISDIR(status.st_mode)
         entries.append((name, 0 if kept else status.st_size, status.st_mtime_ns, status.st_ino))
         newest = max(newest, status.st_mtime if name == "" else status.st_ctime)
     return tuple(sorted(entries)), newest
 
 
-def _walk(path: str, name: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(path: str, name: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """All of a tree, each directory once, for symbolic links may lead in circles. In order, so that it is the same
+    again when nothing has changed.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116  # a tree may be large: no object for each of its files
         yield name, status
-        if stat.S_ISDIR(status.st_mode) and depth:
-            for child in os.listdir(path):  # noqa: PTH208
-                yield from _walk(f"{path}/{child}", f"{name}/{child}", depth - 1)
+        place = (status.st_dev, status.st_ino)
+        if stat.S_ISDIR(status.st_mode) and place not in visited:
+            visited.add(place)
+            for child in sorted(os.listdir(path)):  # noqa: PTH208
+                yield from _walk(f"{path}/{child}", f"{name}/{child}", visited)
     except OSError:  # it went while we looked, or may not be read; what else there is will differ when it is back
         return
