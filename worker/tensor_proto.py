@@ -54,7 +54,8 @@ def announced(proto: Any) -> int:
     kind = BY_NUMBER.get(proto.dtype)
     if kind is None:
         return 0
-    return math.prod([dimension.size for dimension in proto.tensor_shape.dim]) * _size(kind)
+    count: int = math.prod([dimension.size for dimension in proto.tensor_shape.dim])
+    return count * _size(kind)
 
 
 def to_proto(array: Array, proto: Any, declared: str = "", as_content: bool = False) -> None:
