@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -49,7 +49,7 @@ class HttpApi:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; whatever goes wrong is an answer too."""
         asked = request.headers.get(wire.REQUEST_ID, "")
-        request_id = asked if _SANE_ID.fullmatch(asked) else uuid.uuid4().hex
+        request_id = asked if _SANE_ID.fullmatch(asked) else _new_id()
         try:
             check_head(request)
             response = await self._handler(request)(request)
@@ -103,6 +103,11 @@ class HttpApi:
     async def _serving_page(self, request: web.BaseRequest) -> web.Response:
         serving_metrics.check_target(request.raw_path, self._metrics.serving_path or "")
         return web.Response(body=self._metrics.serving.page(), headers={"Content-Type": serving_metrics.CONTENT_TYPE})
+
+
+def _new_id() -> str:
+    """A name for a request. It need not be a secret, and asking the system for one gives other threads their turn."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def json_response(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import Protocol, TypeAlias
 
 Call: TypeAlias = Callable[[], Callable[[], None]]
@@ -65,12 +66,18 @@ class Turns:
 
 
 class Runners:
-    """A fixed number of threads. None of them is idle while there is work that is due."""
+    """A fixed number of threads. None of them is idle while there is work that is due.
+
+    They are plain threads with a queue: what an executor does more for each call takes longer than small models do.
+    """
 
     def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="runner")
+        self._calls: SimpleQueue[tuple[Call, asyncio.AbstractEventLoop] | None] = SimpleQueue()
         self._free = count
         self._turns = Turns()
+        self._threads = [Thread(target=self._work, name=f"runner_{number}", daemon=True) for number in range(count)]
+        for thread in self._threads:
+            thread.start()
 
     def __repr__(self) -> str:
         return f"<Runners: {self._free} free, {len(self._turns)} lines waiting>"
@@ -82,17 +89,22 @@ class Runners:
 
     def close(self) -> None:
         """End the threads. A call that runs is not waited for, its outcome is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._calls.put(None)
 
     def _go_on(self) -> None:
         while self._free and (call := self._turns.next_call()):
             self._free -= 1
-            self._pool.submit(self._work, call, asyncio.get_running_loop())
+            self._calls.put((call, asyncio.get_running_loop()))
 
-    def _work(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        afterwards = call()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._done, afterwards)
+    def _work(self) -> None:
+        """What a thread does, until it is told to end."""
+        while (work := self._calls.get()) is not None:
+            call, loop = work
+            afterwards = call()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._done, afterwards)
+            del work, call, loop, afterwards  # what they hold must not wait for the next call
 
     def _done(self, afterwards: Callable[[], None]) -> None:
         self._free += 1
