@@ -1,7 +1,8 @@
 """Writes lines to a descriptor that may be slow or stuck, without ever making the event loop wait.
 
 The loop collects lines and hands them over a few times a second; a thread writes them. If it cannot keep up, lines are
-dropped and counted: a log is worth less than the requests that it tells of.
+dropped and counted: a log is worth less than the requests that it tells of. The thread gets few large pieces and does
+next to nothing with them, because whenever it wants to run, the loop has to stand still.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from queue import SimpleQueue
 
 EVERY = 0.2
 """Seconds for which lines are collected."""
-BATCH = 32 * 1024
+BATCH = 256 * 1024
 """Bytes of lines that are handed over without waiting for more."""
 BACKLOG = 4 * 2**20
 """Bytes that may wait to be written."""
@@ -36,7 +37,7 @@ class LineWriter:
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._handed = 0  # bytes; counted here
         self._written = 0  # bytes; counted by the thread
         self._unwritten = 0  # lines that the thread could not write
@@ -76,15 +77,15 @@ class LineWriter:
             self._dropped += len(lines)
         elif lines:
             self._handed += size
-            self._queue.put(lines)
+            self._queue.put(b"".join(lines))
 
     # In the thread
 
     def _work(self) -> None:
         while (lines := self._queue.get()) is not None:
-            for piece, count in pieces(lines, self._limit):
+            for piece in pieces(lines, self._limit):
                 if not self._write(piece):
-                    self._unwritten += count
+                    self._unwritten += piece.count(b"\n")
                 self._written += len(piece)
 
     def _write(self, piece: bytes) -> bool:
@@ -99,18 +100,15 @@ class LineWriter:
         return True
 
 
-def pieces(lines: list[bytes], limit: int) -> Iterator[tuple[bytes, int]]:
-    """The lines joined, as many at a time as fit into `limit` bytes; a longer one goes alone. And how many they are."""
-    part: list[bytes] = []
-    size = 0
-    for line in lines:
-        if part and size + len(line) > limit:
-            yield b"".join(part), len(part)
-            part, size = [], 0
-        part.append(line)
-        size += len(line)
-    if part:
-        yield b"".join(part), len(part)
+def pieces(lines: bytes, limit: int) -> Iterator[bytes]:
+    """The lines again, as many at a time as fit into `limit` bytes; a longer one goes alone."""
+    start = 0
+    while len(lines) - start > limit:
+        end = lines.rfind(b"\n", start, start + limit) + 1 or lines.index(b"\n", start + limit) + 1
+        yield lines[start:end]
+        start = end
+    if start < len(lines):
+        yield lines[start:]
 
 
 @contextmanager
