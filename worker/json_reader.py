@@ -20,15 +20,15 @@ _BOM: Final = b"\xef\xbb\xbf"
 _WHITESPACE: Final = re.compile(rb"[ \n\r\t]*")
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _REST_OF_NUMBER: Final = re.compile(rb"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NUMBER_HERE: Final = rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|Inf(?:inity)?)"
+_NUMBER_HERE: Final = rb"-?(?:(?:0|[1-9][0-9]{0,40})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?|NaN|Inf(?:inity)?)"
 _COMMA_HERE: Final = rb"[ \n\r\t]*,[ \n\r\t]*"
-_LIST_HERE: Final = rb"\[[ \n\r\t]*%b(?:%b%b){0,4096}[ \n\r\t]*\]" % (_NUMBER_HERE, _COMMA_HERE, _NUMBER_HERE)
+_LIST_HERE: Final = rb"\[[ \n\r\t]*%b(?:%b%b){0,63}[ \n\r\t]*\]" % (_NUMBER_HERE, _COMMA_HERE, _NUMBER_HERE)
 _RUN: Final = re.compile(
-    rb"(?:%b|%b)(?:%b(?:%b|%b)){8,4096}(?=[ \n\r\t]*[],])"
+    rb"(?:%b|%b)(?:%b(?:%b|%b)){8,1024}(?=[ \n\r\t]*[],])"
     % (_NUMBER_HERE, _LIST_HERE, _COMMA_HERE, _NUMBER_HERE, _LIST_HERE)
 )
-"""Numbers, and lists of numbers, that are read together, because one at a time takes long. Not too many, because a
-match needs memory."""
+"""Numbers, and lists of numbers, that are read together, because one at a time takes long. Not too many and none of them
+long, because nothing else runs in this process during a match, and it needs memory."""
 _NOT_FINITE: Final = re.compile(rb"-?(?:NaN|Inf(?:inity)?)")
 _STAND_IN: Final = {None: nan, True: inf, False: -inf}
 """Literals that stand for these while orjson reads numbers, among which there are no literals."""

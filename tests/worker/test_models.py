@@ -192,6 +192,17 @@ def test_a_model_that_was_copied_in_part_is_one_sentence(
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["saved_model.pbtxt", "variables/variables.index", "assets.extra/anything"])
+def test_what_a_reader_would_wait_for_without_end_is_refused(tmp_path: Path, name: str) -> None:
+    colours.save_float(tmp_path)
+    pipe = tmp_path / name
+    pipe.parent.mkdir(exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    with pytest.raises(ModelProblem, match=f"{name} is neither a file nor a directory"):
+        load_found(Found("m", 1, tmp_path), LoadOptions())
+
+
 def test_a_size_that_nobody_knows_is_asked_for_and_taken_from_the_file_beside(tmp_path: Path) -> None:
     spec = tf.TensorSpec([None, None, None, 3], tf.float32, name="image")
     version = colours.save(tmp_path / "m" / "1", lambda image: tf.reduce_mean(image, [1, 2]), spec)

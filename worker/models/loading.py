@@ -24,6 +24,7 @@ from worker.models.options import LoadOptions
 from worker.models.preprocessing import Hints, read_hints
 from worker.models.savedmodel import load_savedmodel
 from worker.models.servable import Classifier, ModelProblem, Run, Servable, Signature, Tensor
+from worker.models.settling import stranger
 from worker.models.tflite import load_tflite
 from worker.models.warmup import rehearse
 from worker.models.warmup_file import replay
@@ -37,6 +38,8 @@ def load(model: Found, options: LoadOptions, computing: Callable[[], None] = lam
     It takes seconds, and several may be loaded at the same time. Raises ModelProblem, one sentence, or StatusError if
     it cannot be served, and leaves nothing behind then.
     """
+    if strange := stranger(model.path):
+        raise ModelProblem(f"{strange} is neither a file nor a directory: models are made of nothing else")
     file = model.model_file(options.prefer_tflite)
     said = _said(model, file, options)
     loaded = _load_file(file, said.hints, options)

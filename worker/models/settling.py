@@ -67,6 +67,16 @@ def fingerprint(path: Path) -> Fingerprint:
     return _look(path)[0]
 
 
+def stranger(path: Path) -> str | None:
+    """Something at `path` that is neither a file nor a directory, such as a pipe, which a reader might wait for
+    without end; None if there is no such thing.
+    """
+    for name, status in islice(_walk(str(path), "", set()), LARGEST):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return f"{path}{name}"
+    return None
+
+
 def _look(path: Path) -> tuple[Fingerprint, float]:
     """What is at `path`, and when the youngest of it came or changed.
 
