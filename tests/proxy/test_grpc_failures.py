@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -91,10 +92,10 @@ async def test_a_worker_that_is_killed_as_by_a_signal_leaves_the_call_to_another
     doomed, other = GrpcWorker(), GrpcWorker()
     async with grpc_cluster(doomed, other) as client:
         await doomed.stop_grpc()
-        async with dying_worker(doomed.grpc_port) as deaths:
+        async with dying_worker(doomed.grpc_port) as wire:
             for _ in range(2):
                 assert (await client.ask(predict())).answer == other.id.encode()
-            assert len(deaths) == 1
+            assert wire.ended == 1
         assert failures(await client.metrics()) == {"broke": 1}
         assert await resting(client) == {doomed.id}
 
@@ -103,20 +104,30 @@ async def test_the_connection_to_a_worker_that_has_left_is_closed() -> None:
     worker = GrpcWorker()
     async with grpc_cluster(worker) as client:
         await worker.stop_grpc()
-        async with dying_worker(worker.grpc_port, dies=False) as ends:
-            assert (await client.ask(predict(), timeout=0.2)).code is Code.DEADLINE_EXCEEDED
-            assert not ends
+        async with dying_worker(worker.grpc_port, dies=False) as wire:
+            call = client.call(predict())
+            await until(lambda: wire.calls == 1)
+            call.cancel()
+            assert not wire.ended
             await worker.stop()  # the fixed list is probed
-            await until(lambda: bool(ends))
+            await until(lambda: wire.ended == 1)
+
+
+@dataclass
+class Wire:
+    """What a `dying_worker` saw: calls that began, connections that ended."""
+
+    calls: int = 0
+    ended: int = 0
 
 
 @asynccontextmanager
-async def dying_worker(port: int, *, dies: bool = True) -> AsyncIterator[list[int]]:
+async def dying_worker(port: int, *, dies: bool = True) -> AsyncIterator[Wire]:
     """Accepts gRPC's connections and resets them when the first call comes, as the kernel does for the dead; or never
-    answers. What it yields is the connections that have ended.
+    answers.
     """
     settings, headers = 4, 1
-    ends: list[int] = []
+    wire = Wire()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")  # SETTINGS, none
@@ -127,17 +138,18 @@ async def dying_worker(port: int, *, dies: bool = True) -> AsyncIterator[list[in
                 await reader.readexactly(int.from_bytes(head[:3], "big"))
                 if head[3] == settings and not head[4]:
                     writer.write(b"\x00\x00\x00\x04\x01\x00\x00\x00\x00")
-                if head[3] == headers and dies:
+                wire.calls += head[3] == headers
+                if wire.calls and dies:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            ends.append(port)
+            wire.ended += 1
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async with await asyncio.start_server(serve, "127.0.0.1", port):
-        yield ends
+        yield wire
 
 
 async def test_a_client_that_leaves_while_a_connection_comes_about_leaves_it_to_others() -> None:
