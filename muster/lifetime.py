@@ -123,6 +123,19 @@ async def supervised(what: str, work: Coroutine[Any, Any, None], stop: Stop) -> 
         await asyncio.wait([task])
 
 
+class OneLine(logging.Formatter):
+    """A line for each message, whatever it quotes: clients choose names, and could make up lines of their own or
+    command the reader's terminal. A traceback follows in lines of its own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """The line, with what cannot be printed as its escape sequence."""
+        line = super().formatMessage(record)
+        if line.isprintable():
+            return line
+        return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line])
+
+
 def run(
     serve: Callable[[Stop], Awaitable[None]],
     *,
@@ -130,9 +143,9 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run a program until it is asked to stop. The result is the exit status: 0 after an orderly end, 1 otherwise."""
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=log_level.upper(), handlers=[to_stderr])
 
     async def main() -> None:
         stop = Stop()

@@ -146,3 +146,14 @@ def test_what_breaks_a_program_is_one_sentence_and_status_one() -> None:
     assert run.returncode == 1
     assert len(run.stderr.splitlines()) == 1
     assert run.stderr.endswith("the disk is full\n")
+
+
+def test_what_a_client_wrote_cannot_make_lines_in_the_log_nor_command_a_terminal() -> None:
+    name = "m\n2026 CRITICAL all is lost\r\x1b[2J\u2028\x9b\udcff ö"
+    program = (
+        "import logging, sys\nfrom muster.lifetime import run\n"
+        f"async def serve(stop): logging.getLogger('x').warning('no model %s', {name!r})\nsys.exit(run(serve))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=30, check=True)
+    (line,) = ended.stderr.decode().splitlines()
+    assert line.endswith(r"WARNING x: no model m\n2026 CRITICAL all is lost\r\x1b[2J\u2028\x9b\udcff ö")
