@@ -11,7 +11,7 @@ import gzip
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 Headers = list[tuple[bytes, bytes]]
@@ -34,7 +34,8 @@ class Origin:
     seen: dict[int, Saw] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
+        """One connection, until it ends."""
+        with suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
             while True:
                 raw = await reader.readuntil(b"\r\n\r\n")
                 line, *lines = raw[:-4].split(b"\r\n")
@@ -50,7 +51,6 @@ class Origin:
                 self.seen[seed] = Saw(line, headers, body)
                 writer.write(answer(seed, line.split(b" ")[0]))
                 await writer.drain()
-        writer.close()
 
 
 async def _body(reader: asyncio.StreamReader, told: dict[bytes, bytes]) -> bytes:
@@ -120,7 +120,13 @@ def running() -> Iterator[Origin]:
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(_end_connections(loop))
         loop.close()
+
+
+async def _end_connections(loop: asyncio.AbstractEventLoop) -> None:
+    others = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0.01)  # their transports close in the next turns

@@ -17,8 +17,8 @@ def test_a_worker_that_is_stopped_costs_no_request_and_little_time(cluster: Clus
     for _ in range(3):
         cluster.worker(delay=0.01)
     hung = cluster.workers[0]
-    calm, event = form(10, 4), 10
-    load = cluster.load(calm + event + form(20, 6))
+    calm, event = form(10, 4), form(10, 5)
+    load = cluster.load(600)
     time.sleep(calm)
     stopped = hung.signal(signal.SIGSTOP)
     until(lambda: cluster.listed().get(hung.id, {"state": "gone"})["state"] != "ready", "it is ejected", 5)
@@ -27,7 +27,7 @@ def test_a_worker_that_is_stopped_costs_no_request_and_little_time(cluster: Clus
     hung.signal(signal.SIGCONT)
     before = len(hung.seen["arrivals"])
     until(lambda: len(hung.seen["arrivals"]) > before + 5, "it is sent requests again", 30)
-    outcome = load.wait()
+    outcome = load.stop()
     normal = outcome.between(0, stopped - 0.5).milliseconds(99)
     during = outcome.between(stopped - 0.05, stopped + event).milliseconds(99)
     figure(

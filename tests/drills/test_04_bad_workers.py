@@ -64,7 +64,7 @@ def test_a_worker_that_is_five_times_slower_gets_less_under_least_in_flight(clus
         for _ in range(3):
             cluster.worker(delay=0.02)
         cluster.workers[0].behave(delay=0.1)
-        outcome = cluster.load(form(20, 5)).wait()
+        outcome = cluster.load(form(20, 3)).wait()
         outcome.without_failures()
         shares[strategy] = outcome.workers[cluster.workers[0].id] / len(outcome)
     figure("; ".join(f"{name}: {share * 100:.0f} % instead of 33" for name, share in shares.items()))

@@ -56,7 +56,7 @@ async def application() -> AsyncIterator[int]:
     app.router.add_post("/picky", _picky, expect_handler=_refuse)
     app.router.add_get("/readyz", _ok)
     app.router.add_get("/old", _ok)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     (port,) = free_ports(1)
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -120,10 +120,12 @@ async def test_a_body_is_sent_only_when_the_worker_asks_for_it(cluster: Cluster,
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             assert await reader.readexactly(6) == b"500000"
             writer.close()
+            await writer.wait_closed()
             reader, writer = await asyncio.open_connection("127.0.0.1", cluster.port)
             writer.write(head % 8_000_000)
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
             writer.close()
+            await writer.wait_closed()
     figure("a body of 500 kB was asked for; one of 8 MB was refused before a byte of it was sent")
 
 
