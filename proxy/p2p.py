@@ -25,6 +25,7 @@ from proxy.seats import Seat
 from proxy.wants import Want, wanted
 
 MAX_ALTERNATES = 8
+KNOWN = 2048  # workers whose description is remembered
 _NEVER_STORE = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 
@@ -41,6 +42,7 @@ class PeerToPeer:
         self._roster = roster
         self._enabled = enabled
         self._ttl = ttl
+        self._known: dict[str, _Told] = {}
 
     def address(self, target: str, *, grpc: bool, as_json: bool) -> web.Response:
         """A worker's `host:port` and a newline; or JSON with alternates and the time (seconds) it is good for.
@@ -53,15 +55,15 @@ class PeerToPeer:
         if not as_json:
             address = worker.grpc_address if grpc else worker.address
             return web.Response(text=f"{address}\n", headers=_NEVER_STORE)
-        others = [other.worker for other in self._roster.others(seat, want)[:MAX_ALTERNATES]]
-        answer = {
-            **_described(worker),
-            "url": worker.url,
-            "alternates": [other.address for other in others],
-            "workers": [_described(each) for each in (worker, *others)],
-            "ttl": self._ttl,
-        }
-        return json_answer(answer, headers=_NEVER_STORE)
+        others = [self._told(other.worker) for other in self._roster.others(seat, want, most=MAX_ALTERNATES)]
+        first = self._told(worker)
+        alternates = ", ".join([other.address for other in others])
+        workers = ", ".join([first.whole, *(other.whole for other in others)])
+        text = (
+            f'{first.whole[:-1]}, "url": {first.url}, "alternates": [{alternates}], "workers": [{workers}], '
+            f'"ttl": {json.dumps(self._ttl)}}}\n'
+        )
+        return web.Response(text=text, headers=_NEVER_STORE, content_type="application/json")
 
     def redirect(self, method: str, target: str) -> web.Response:
         """307 to the same request at a worker. `target` is the raw path and query behind `/p2p`."""
@@ -69,6 +71,15 @@ class PeerToPeer:
         target = target if target.startswith("/") else "/" + target
         location = self._roster.next(want=wanted(method.encode(), target.encode())).worker.url + target
         return web.Response(status=307, text=location + "\n", headers={"Location": location, **_NEVER_STORE})
+
+    def _told(self, worker: Worker) -> _Told:
+        """How it is described. It is named in very many answers, and changes seldom."""
+        told = self._known.get(worker.id)
+        if told is None or told.worker is not worker:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            told = self._known[worker.id] = _Told(worker)
+        return told
 
     def _seat(self, want: Want) -> tuple[Seat, Want]:
         """The next worker for whoever wants an address. It need not be clear yet which model it is for."""
@@ -83,12 +94,21 @@ class PeerToPeer:
             raise Forbidden("the operator of this proxy switched P2P off; send your request to the proxy itself")
 
 
-def _described(worker: Worker) -> dict[str, Any]:
-    """Where it is, and what it has, as `discovery.worker_json` says it."""
-    told = to_json(worker)
-    return {
-        "address": worker.address,
-        "grpc": worker.grpc_address,
-        "models": told["models"],
-        "versions": told["versions"],
-    }
+class _Told:
+    """A worker as JSON texts: where it is, and what it has, as `discovery.worker_json` says it."""
+
+    __slots__ = ("address", "url", "whole", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        told = to_json(worker)
+        self.worker = worker
+        self.address = json.dumps(worker.address)
+        self.url = json.dumps(worker.url)
+        self.whole = json.dumps(
+            {
+                "address": worker.address,
+                "grpc": worker.grpc_address,
+                "models": told["models"],
+                "versions": told["versions"],
+            }
+        )

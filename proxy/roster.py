@@ -106,9 +106,16 @@ class Roster:
         """The models that somebody says to have, or said a moment ago, in alphabetical order."""
         return self._offers.models
 
-    def others(self, seat: Seat, want: Want = ANY) -> list[Seat]:
-        """The other workers that are fit and have what is wanted, in the order in which they would be taken."""
-        return [other for other in dict.fromkeys(self._round(want).order.upcoming) if other is not seat]
+    def others(self, seat: Seat, want: Want = ANY, *, most: int) -> list[Seat]:
+        """The other workers that are fit and have what is wanted, `most` of them, in the order in which they would be
+        taken."""
+        found: list[Seat] = []
+        for other in self._round(want).order.upcoming:
+            if len(found) == most:
+                break
+            if other is not seat and other not in found:
+                found.append(other)
+        return found
 
     def resting(self, seat: Seat) -> bool:
         """Is it left alone for now, as far as that is possible? Not who only has to be, and is needed."""
