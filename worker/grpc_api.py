@@ -8,6 +8,7 @@ import grpc
 
 from worker.grpc_health import HealthService
 from worker.grpc_models import ModelService, Reloads
+from worker.grpc_patience import Patient
 from worker.grpc_predictions import PredictionService
 from worker.grpc_profiler import ProfilerService
 from worker.inference import Inference
@@ -42,7 +43,7 @@ class GrpcApi:
             handlers.append(self._health.handler)
         if settings.enable_profiler and settings.drop_in:
             handlers.append(self._profiler.handler)
-        self.handlers: Sequence[grpc.GenericRpcHandler] = handlers
+        self.handlers: Sequence[grpc.GenericRpcHandler] = [Patient(handlers, settings.body_timeout)]
 
     def finish(self) -> None:
         """The server is about to close: calls without an end of their own end."""

@@ -18,11 +18,13 @@ from worker.grpc_models import SERVICE as MODELS
 from worker.grpc_predictions import SERVICE as PREDICTIONS
 from worker.messages.health import HealthCheckRequest, HealthCheckResponse
 from worker.state import State
-from worker.status import code_of
+from worker.status import Code, code_of
 
 SERVICE: Final = "grpc.health.v1.Health"
 KNOWN: Final = frozenset({"", "ModelService", "PredictionService", MODELS, PREDICTIONS})
 """What may be asked for. The short names are TensorFlow Serving's; the empty one is the whole server."""
+MOST_WATCHES: Final = 128
+"""Calls that watch, at the same time. They have no end, and must leave room for the calls that want work done."""
 
 
 class HealthService:
@@ -33,6 +35,7 @@ class HealthService:
         self._drop_in = drop_in
         self._changed = asyncio.Event()
         self._closed = False
+        self._watches = 0
         state.on_change(self._wake)
         self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             SERVICE,
@@ -63,14 +66,20 @@ class HealthService:
             service = parse(HealthCheckRequest, data).service
         except ClusterError as error:
             await abort(context, code_of(error), error.message)
-        told = ""
-        while not self._closed:
-            changed = self._changed
-            if (status := self._status(service)) != told:
-                yield _message(status)
-                told = status
-            else:
-                await changed.wait()
+        if self._watches >= MOST_WATCHES:
+            await abort(context, Code.RESOURCE_EXHAUSTED, f"{self._watches} calls watch this worker's health already")
+        self._watches += 1
+        try:
+            told = ""
+            while not self._closed:
+                changed = self._changed
+                if (status := self._status(service)) != told:
+                    yield _message(status)
+                    told = status
+                else:
+                    await changed.wait()
+        finally:
+            self._watches -= 1
 
     def _status(self, service: str) -> str:
         if service not in KNOWN:

@@ -27,8 +27,8 @@ _RUN: Final = re.compile(
     rb"(?:%b|%b)(?:%b(?:%b|%b)){8,1024}(?=[ \n\r\t]*[],])"
     % (_NUMBER_HERE, _LIST_HERE, _COMMA_HERE, _NUMBER_HERE, _LIST_HERE)
 )
-"""Numbers, and lists of numbers, that are read together, because one at a time takes long. Not too many and none that is
-long, because nothing else runs in this process during a match, and it needs memory."""
+"""Numbers, and lists of numbers, that are read together, because one at a time takes long. Not too many and none that
+is long, because nothing else runs in this process during a match, and it needs memory."""
 _NOT_FINITE: Final = re.compile(rb"-?(?:NaN|Inf(?:inity)?)")
 _STAND_IN: Final = {None: nan, True: inf, False: -inf}
 """Literals that stand for these while orjson reads numbers, among which there are no literals."""

@@ -17,6 +17,7 @@ import uvloop
 
 from tests.worker.grpc_doors import HEALTH, PREDICTION, GrpcDoors, open_grpc, predict_request
 from tests.worker.servables import image_servable
+from worker import grpc_health
 from worker.messages import serving
 from worker.messages.config import SSLConfig
 from worker.messages.health import HealthCheckRequest, HealthCheckResponse
@@ -146,6 +147,33 @@ async def test_no_more_calls_at_the_same_time_than_the_flag_allows(halves: Catal
             await ask(doors)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         watching.cancel()
+
+
+async def test_who_opens_calls_and_sends_no_request_does_not_keep_them(halves: Catalogue) -> None:
+    async with open_grpc(halves, grpc_max_threads=2, body_timeout=0.3) as doors:
+        opened = [doors.channel.stream_unary(PREDICTION + "Predict")() for _ in range(2)]
+        told = {await call.code(): await call.details() for call in opened}
+        assert told == {grpc.StatusCode.DEADLINE_EXCEEDED: "the request did not arrive within 0.3 seconds"}
+        assert await ask(doors) == [2.5]
+        ended = doors.channel.stream_unary(PREDICTION + "Predict")()
+        await ended.done_writing()
+        assert (await ended.code(), await ended.details()) == (grpc.StatusCode.INTERNAL, "the request is missing")
+
+
+async def test_who_watches_leaves_room_for_others(halves: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_health, "MOST_WATCHES", 2)
+    async with open_grpc(halves) as doors:
+        watch = doors.channel.unary_stream(HEALTH + "Watch")
+        watching = [watch(b"") for _ in range(2)]
+        for call in watching:
+            await call.read()
+        third = watch(b"")
+        assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        watching[0].cancel()
+        async with asyncio.timeout(5):
+            while await (again := watch(b"")).read() is grpc.aio.EOF:  # until the server knows that one has left
+                pass
+        again.cancel()
 
 
 async def test_a_burst_of_calls_waits_for_its_turn() -> None:
