@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from aiohttp import web
@@ -36,23 +36,37 @@ class Shelf:
     def __repr__(self) -> str:
         return f"<Shelf: {self._taken} of {self._room} bytes taken>"
 
-    @contextmanager
-    def place(self) -> Iterator[Callable[[int], None]]:
+    def place(self) -> AbstractContextManager[Callable[[int], None]]:
         """A request's place: call it with the body's size so far. It raises Overloaded when the shelf is full."""
-        mine = 0
+        return _Place(self)
 
-        def grow(size: int) -> None:
-            nonlocal mine
-            more = max(size - SMALL, 0) - mine
-            if self._taken + more > self._room:
-                raise Overloaded(f"this worker holds {self._taken} bytes of other requests already")
-            self._taken += more
-            mine += more
+    def take(self, size: int) -> None:
+        """So many bytes more, or less."""
+        if size > 0 and self._taken + size > self._room:
+            raise Overloaded(f"this worker holds {self._taken} bytes of other requests already")
+        self._taken += size
 
-        try:
-            yield grow
-        finally:
-            self._taken -= mine
+
+class _Place:
+    """What one request takes of a shelf, for as long as the block lasts."""
+
+    __slots__ = ("_mine", "_shelf")
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._mine = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._grow
+
+    def __exit__(self, *_: object) -> None:
+        self._shelf.take(-self._mine)
+
+    def _grow(self, size: int) -> None:
+        more = max(size - SMALL, 0) - self._mine
+        if more:
+            self._shelf.take(more)
+            self._mine += more
 
 
 async def read_body(
@@ -70,6 +84,12 @@ async def read_body(
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
     _invite(request)
+    if request.content.is_eof() and request.content.exception() is None:  # it came together with its head
+        body = request.content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(limit)
+        grow(len(body))
+        return body
     sizes = request.get(CHUNK_SIZES, ChunkSizes())
     chunks: list[bytes] = []
     size = 0

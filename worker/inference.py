@@ -12,9 +12,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -157,18 +156,11 @@ class Inference:
         self._runners.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    @contextmanager
-    def _inside(self, servable: Servable, lines: Lines, tasks: int, *, bounded: bool) -> Iterator[None]:
+    def _inside(self, servable: Servable, lines: Lines, tasks: int, *, bounded: bool) -> _Inside:
         counted = tasks if bounded else 0
         if counted and lines.bounded + counted > self._settings.queue:
             raise _overloaded(servable, lines.bounded)
-        lines.inside += tasks
-        lines.bounded += counted
-        try:
-            yield
-        finally:
-            lines.inside -= tasks
-            lines.bounded -= counted
+        return _Inside(lines, tasks, counted)
 
     def _called(self, called: Called) -> None:
         for callback in self._on_call:
@@ -216,6 +208,25 @@ class Inference:
         if isinstance(classifier.takes, Pixels):
             return images.to_pixels(file, classifier.takes, self._settings.max_pixels)
         return images.to_encoded(file, self._settings.max_pixels)
+
+
+class _Inside:
+    """Tasks are on their way, and `counted` of them count, for as long as the block lasts."""
+
+    __slots__ = ("_counted", "_lines", "_tasks")
+
+    def __init__(self, lines: Lines, tasks: int, counted: int) -> None:
+        self._lines = lines
+        self._tasks = tasks
+        self._counted = counted
+
+    def __enter__(self) -> None:
+        self._lines.inside += self._tasks
+        self._lines.bounded += self._counted
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.inside -= self._tasks
+        self._lines.bounded -= self._counted
 
 
 def _overloaded(servable: Servable, inside: int) -> Overloaded:

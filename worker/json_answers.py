@@ -18,7 +18,9 @@ from worker.json_tensor import type_name
 from worker.models.servable import Array
 from worker.status import Code, StatusError
 
-_WRITABLE = {"float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64", "bool"}
+_WRITABLE = frozenset(
+    map(np.dtype, ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64", "bool"))
+)
 
 
 def predictions(outputs: Mapping[str, Array]) -> bytes:
@@ -111,7 +113,7 @@ def _flat(name: str, array: Array, level: int) -> list[str]:
             return [bytes_text(value) for value in flat]
         outer, inner = INDENT * level, INDENT * (level + 1)
         return [f'{{\n{inner}"b64": "{base64.b64encode(value).decode()}"\n{outer}}}' for value in flat]
-    if flat.size and flat.dtype.name not in _WRITABLE:
+    if flat.size and flat.dtype not in _WRITABLE:
         raise _invalid(f"Failed to write JSON value for tensor type: {type_name(flat.dtype.name)}")
     return decimals(flat) if flat.dtype.kind == "f" else integers(flat)
 

@@ -45,9 +45,9 @@ def decimal(value: float) -> str:
 
 def integers(values: NDArray[Any]) -> list[str]:
     """The texts of integers or booleans, of one dimension."""
-    if values.dtype == np.bool_:
-        return ["true" if value else "false" for value in values.tolist()]
-    return list(map(str, values.tolist()))
+    if not values.size:
+        return []
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
 
 
 def _decimal(value: float, single: bool) -> str:

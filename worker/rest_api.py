@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -122,7 +122,8 @@ class RestApi:
         if way.verb == "status":
             return self._status(way)
         if way.verb == "metadata":
-            with self._use(way, call) as servable:
+            with self._use(way) as servable:
+                call.version = servable.version
                 return _reply(metadata_page(servable))
         call.api = way.verb
         with self._state.request(), self._shelf.place() as grow:
@@ -144,7 +145,8 @@ class RestApi:
     async def _predict(self, way: Route, call: Call, body: bytes) -> web.Response:
         document = await self._off_loop(len(body) > LONG, lambda: self._read(body))
         key = document.get("signature_name", "")
-        with self._use(way, call) as servable:
+        with self._use(way) as servable:
+            call.version = servable.version
             signature = servable.signatures.get(key or DEFAULT_SIGNATURE)
             if signature is None:
                 raise StatusError(
@@ -193,7 +195,8 @@ class RestApi:
         write: Callable[[Examples, list[Array], int], bytes],
     ) -> web.Response:
         key, records = await self._off_loop(len(body) > LONG, lambda: self._read_examples(body))
-        with self._use(way, call) as servable:
+        with self._use(way) as servable:
+            call.version = servable.version
             signature = signature_for_examples(servable, key)
             examples = view(signature, self._settings.enable_signature_method_name_check)
             decoded = time.monotonic()
@@ -215,20 +218,16 @@ class RestApi:
         )
         return response
 
-    @contextmanager
-    def _use(self, way: Route, call: Call) -> Iterator[Servable]:
+    def _use(self, way: Route) -> AbstractContextManager[Servable, None]:
         """The model, kept until the block ends. Raises Loading, UnknownModel, StatusError."""
-        with self._state.catalogue.use(way.name, way.version, way.label) as servable:
-            call.version = servable.version
-            yield servable
+        return self._state.catalogue.use(way.name, way.version, way.label)
 
     def _check_room(self, way: Route) -> None:
         """Refuse at once what would be refused when its body is here. What else is wrong is told in its order, later.
 
         Raises Loading, Overloaded.
         """
-        catalogue = self._state.catalogue
-        with suppress(UnknownModel, StatusError), catalogue.use(way.name, way.version, way.label) as servable:
+        with suppress(UnknownModel, StatusError), self._use(way) as servable:
             self._inference.check_room(servable)
 
     async def _body(self, request: web.BaseRequest, grow: Callable[[int], None]) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from muster.errors import Draining, Loading
 from muster.values import Worker
@@ -21,9 +21,7 @@ class State:
         catalogue.on_change(self._describe)
         self._started = False
         self._draining = False
-        self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._work = _Work()
         self._on_change: list[Callable[[], None]] = []
 
     @property
@@ -79,18 +77,30 @@ class State:
         for callback in self._on_change:
             callback()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> AbstractContextManager[None, None]:
         """A request is being worked on for as long as the block lasts."""
-        self._busy += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            if not self._busy:
-                self._idle.set()
+        return self._work
 
     async def idle(self) -> None:
         """Return when no request is being worked on."""
-        await self._idle.wait()
+        await self._work.idle.wait()
+
+
+class _Work:
+    """The requests that are being worked on: one for each `with` block that is open."""
+
+    __slots__ = ("_requests", "idle")
+
+    def __init__(self) -> None:
+        self._requests = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __enter__(self) -> None:
+        self._requests += 1
+        self.idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._requests -= 1
+        if not self._requests:
+            self.idle.set()

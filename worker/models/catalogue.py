@@ -8,8 +8,8 @@ happens in the event loop, so each change is whole before anybody can look. Know
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -49,7 +49,7 @@ class Attempt:
 
 
 class _Place:
-    """An available servable, and how many requests use it."""
+    """An available servable, and how many requests use it: each for as long as its `with` block lasts."""
 
     __slots__ = ("idle", "servable", "users")
 
@@ -57,6 +57,15 @@ class _Place:
         self.servable = servable
         self.users = 0
         self.idle: asyncio.Event | None = None  # set when a retired one is used no more
+
+    def __enter__(self) -> Servable:
+        self.users += 1
+        return self.servable
+
+    def __exit__(self, *_: object) -> None:
+        self.users -= 1
+        if self.idle is not None and not self.users:
+            self.idle.set()
 
 
 class Catalogue:
@@ -92,20 +101,14 @@ class Catalogue:
         """Every available version of every model."""
         return tuple(place.servable for versions in self._available.values() for place in versions.values())
 
-    @contextmanager
-    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[Servable]:
+    def use(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> AbstractContextManager[Servable, None]:
         """The model of that name: that version, the one with that label, or the highest; kept until the block ends.
 
         Raises UnknownModel if no such version is available, StatusError (INVALID_ARGUMENT) for an unknown label.
         """
-        place = self._find(name, version, label)
-        place.users += 1
-        try:
-            yield place.servable
-        finally:
-            place.users -= 1
-            if place.idle is not None and not place.users:
-                place.idle.set()
+        return self._find(name, version, label)
 
     def labelled(self, name: str, label: str) -> int | None:
         """The version that the label names, available or not."""
