@@ -191,7 +191,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._body = CountedBody(head.content_length)
         else:
             self._body = UntilClosed()
-        self._keep_alive = head.keep_alive and isinstance(self._body, CountedBody | ChunkedBody)
+        self._keep_alive = head.keep_alive and self._body is not None and not isinstance(self._body, UntilClosed)
         data, rest = self._feed(received)
         if self._caller is not None:
             self._answered = True

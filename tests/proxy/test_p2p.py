@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from muster.values import Snapshot, Worker
+from proxy.p2p import MAX_ALTERNATES, PeerToPeer
+from proxy.roster import Roster
 from tests.proxy.harness import ScriptedWorker, cluster, get, post
 
 
@@ -32,6 +38,32 @@ async def test_an_address_for_programs_names_alternates_and_how_long_it_is_good(
     assert {got["address"], *alternates} == {f"127.0.0.1:{worker.port}" for worker in workers}
     assert got["url"] == f"http://{got['address']}"
     assert got["ttl"] == 7.0
+
+
+def test_what_programs_read_is_what_a_json_library_would_write_and_up_to_date() -> None:
+    roster = Roster(lambda: 0.0)
+    one = Worker("one", "::1", 9001, ('a"b',), (('a"b', 1), ('a"b', 2)), grpc_port=9101)
+    others = tuple(Worker(f"w{number}", "127.0.0.1", 9010 + number) for number in range(2 * MAX_ALTERNATES))
+    roster.apply(Snapshot(1, (one, *others)))
+    door = PeerToPeer(roster, enabled=True, ttl=1.0)
+
+    def asked() -> dict[str, Any]:
+        text = door.address("/", grpc=False, as_json=True).text or ""
+        answer = json.loads(text)
+        assert isinstance(answer, dict)
+        assert text == json.dumps(answer) + "\n"
+        assert list(answer) == ["address", "grpc", "models", "versions", "url", "alternates", "workers", "ttl"]
+        assert len(answer["alternates"]) == MAX_ALTERNATES == len({*answer["alternates"]} - {answer["address"]})
+        assert [each["address"] for each in answer["workers"]] == [answer["address"], *answer["alternates"]]
+        return answer
+
+    answers = [asked() for _ in range(len(others) + 1)]
+    (mine,) = [answer for answer in answers if answer["address"] == "[::1]:9001"]
+    assert (mine["url"], mine["grpc"], mine["models"]) == ("http://[::1]:9001", "[::1]:9101", ['a"b'])
+    assert mine["versions"] == {'a"b': [1, 2]}
+    assert mine["ttl"] == 1.0
+    roster.apply(Snapshot(2, (dataclasses.replace(one, models=("c",), versions=()), *others)))
+    assert ["c"] in [asked()["models"] for _ in range(len(others) + 1)]
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"DELETE"])
