@@ -23,8 +23,10 @@ RECENT = 3
 """Buckets from which the share of one that declines is worked out: it has to be current."""
 CALM = 10.0
 """Seconds without a rest that make up for one."""
-SLOW_BY = 0.002
+SLOW_BY = 0.02
 """Seconds by which a slow worker is slower at least: below, it is noise."""
+SLOW_FOR = 3
+"""Turns in a row, each with requests enough to tell, in which it has to be slow: one late answer says nothing."""
 LEAST_SHARE = 0.05
 """No fit worker gets less of its weight: how else would it be seen that it is well again?"""
 _SMOOTHING = 0.3  # how much of a worker's latency is the last second's, if there were enough requests in it
@@ -90,7 +92,8 @@ class Policy:
 class Health:
     """One worker's."""
 
-    __slots__ = ("_declines", "_died", "_errors", "_returned", "_seconds", "_timed", "_times", "_window", "answers",
+    __slots__ = ("_declines", "_died", "_errors", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
+                 "_times", "_window", "answers",
                  "clear", "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
                  "slowness", "until_ready")  # fmt: skip
 
@@ -111,7 +114,9 @@ class Health:
         self.latency: float | None = None
         """Seconds that it takes to answer, smoothed."""
         self.slowness = 1.0
-        """What its latency leaves of its share; `shares_by_latency` says."""
+        """What its latency leaves of its share."""
+        self._slow_turns = 0
+        self._telling = False  # the last turn had requests enough to tell
         self.answers = 0  # these four since the last turn
         self._timed = 0
         self._seconds = 0.0
@@ -210,6 +215,14 @@ class Health:
 
     # Share
 
+    def compared(self, share: float) -> None:
+        """Its latency would leave it `share`, as `shares_by_latency` says; who is slow for a while gets no more."""
+        if share == 1.0:
+            self._slow_turns = 0
+        elif self._telling:
+            self._slow_turns += 1
+        self.slowness = share if self._slow_turns >= SLOW_FOR else 1.0
+
     def share(self, policy: Policy, now: float) -> float:
         """The part of its weight that it deserves, from LEAST_SHARE to 1, in steps of that."""
         share = self.slowness * self._willingness()
@@ -235,9 +248,10 @@ class Health:
 
     def turn(self, seconds: int = 1) -> None:
         """So many seconds are over: what was counted in them becomes a part of the window."""
+        self._telling = self._timed >= _ENOUGH
         if self._timed:
             latency = self._seconds / self._timed
-            weight = _SMOOTHING if self._timed >= _ENOUGH else _SMOOTHING / 3
+            weight = _SMOOTHING if self._telling else _SMOOTHING / 3
             self.latency = latency if self.latency is None else self.latency + weight * (latency - self.latency)
         self._window.append((self.answers, self._errors, self._declines))
         for _ in range(min(seconds - 1, WINDOW)):

@@ -379,7 +379,7 @@ class Roster:
         for group in peers.values():  # who serves other models may well take longer
             shares = shares_by_latency([health.latency for health in group], self._policy.slow)
             for health, share in zip(group, shares, strict=True):
-                health.slowness = share
+                health.compared(share)
         self._weigh(now)
         if now >= self._next_change:
             self._arrange()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.values import Snapshot, Worker
-from proxy.health import Outcome, Policy, Rest
+from proxy.health import SLOW_FOR, Outcome, Policy, Rest
 from proxy.roster import EJECTED, QUIET, Roster
 from proxy.seats import Seat
 from proxy.wants import ANY, Want
@@ -195,16 +195,28 @@ def test_two_of_three_that_decline_soon_get_next_to_nothing_and_come_back_soon()
 
 def test_one_that_is_five_times_slower_gets_a_fifth_until_it_is_fast_again() -> None:
     site = three()
-    site.second(a=0.05, b=0.01, c=0.01)
+    for _ in range(SLOW_FOR):
+        site.second(a=0.05, b=0.01, c=0.01)
     assert site.serve(110, {}) == {"a": 10, "b": 50, "c": 50}
     for _ in range(15):
         site.second(a=0.01, b=0.01, c=0.01)
     assert site.serve(9, {}) == {"a": 3, "b": 3, "c": 3}
 
 
+def test_one_late_answer_takes_nothing_away() -> None:
+    site = three()
+    site.end("a", Outcome.ANSWERED, 1, 2.0)  # the first, and the worker was not warm
+    for _ in range(2 * SLOW_FOR):
+        site.second()
+    for _ in range(SLOW_FOR - 1):
+        site.second(a=2.0, b=0.01, c=0.01)
+    assert site.serve(9, {}) == {"a": 3, "b": 3, "c": 3}
+
+
 def test_who_serves_another_model_may_take_longer() -> None:
     site = Site({"a": ("large",), "b": ("small",), "c": ("small",)})
-    site.second(a=0.5, b=0.01, c=0.01)
+    for _ in range(SLOW_FOR):
+        site.second(a=0.5, b=0.01, c=0.01)
     assert site.serve(9, {}) == {"a": 3, "b": 3, "c": 3}
 
 
