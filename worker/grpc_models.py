@@ -6,7 +6,7 @@ States can be asked for while models are still being loaded: that is when people
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -20,6 +20,10 @@ from worker.status import Code, StatusError
 
 log = logging.getLogger(__name__)
 SERVICE: Final = "tensorflow.serving.ModelService"
+
+
+NAMED: Final = 100
+"""So many models at most are named in the log when a client lists them."""
 
 
 class Reloads(Protocol):
@@ -64,8 +68,8 @@ class ModelService:
         request = parse(serving.ReloadConfigRequest, data)
         value_of = self._metrics.serving.value_of
         before = {name: value for name in request.metric_names if (value := value_of(name)) is not None}
-        names = [config.name for config in request.config.model_config_list.config]
-        log.info("a client asks for these models, and no others: %s", ", ".join(names) or "none")
+        names = [config.name for config in request.config.model_config_list.config[: NAMED + 1]]
+        log.info("a client asks for these models, and no others: %s", _listed(names) or "none")
         await self._manager.reload(request.config)
         response = serving.ReloadConfigResponse()
         response.status.error_code = Code.OK.number
@@ -73,3 +77,7 @@ class ModelService:
             response.metric.add(name=name, int64_value_increase=(value_of(name) or 0) - value)
         answer: bytes = response.SerializeToString()
         return answer
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([name[:NAMED] for name in names[:NAMED]]) + (", …" if len(names) > NAMED else "")

@@ -36,8 +36,11 @@ async def grpc_listening(settings: WorkerSettings, api: GrpcApi) -> AsyncIterato
     Raises OSError or ValueError, one sentence, if the settings do not allow it.
     """
     credentials = _credentials(settings.ssl_config_file) if settings.ssl_config_file else None
+    options = dict(_OPTIONS)
+    if not settings.drop_in:
+        options["grpc.max_receive_message_length"] = settings.max_inflated  # gRPC counts what it has decompressed
     server = grpc.aio.server(
-        options=tuple((dict(_OPTIONS) | _arguments(settings.grpc_channel_arguments)).items()),
+        options=tuple((options | _arguments(settings.grpc_channel_arguments)).items()),
         maximum_concurrent_rpcs=settings.grpc_max_threads or MOST_CALLS,
     )
     server.add_generic_rpc_handlers(api.handlers)

@@ -85,7 +85,9 @@ class WorkerSettings(ServingSettings):
         "context repeated for each example takes", unit="bytes", parse=size
     )  # fmt: skip
     max_images: int = setting(64, "most images in one request", parse=_at_least_one)
-    max_inflated: int = setting(100 * 2**20, "largest body after decompression", unit="bytes", parse=size)
+    max_inflated: int = setting(
+        100 * 2**20, "largest body, or message of gRPC, after decompression", unit="bytes", parse=size
+    )
     max_json_values: int = setting(16_000_000, "most values in the JSON of one request", parse=_at_least_one)
     max_json_depth: int = setting(1_000_000, "most lists and objects inside each other in JSON", parse=_at_least_one)
     body_timeout: float = setting(30.0, "longest a client may take to send a body", unit="seconds")

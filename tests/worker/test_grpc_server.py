@@ -139,6 +139,32 @@ async def test_channel_arguments_reach_grpc(halves: Catalogue) -> None:
             pass
 
 
+async def test_a_worker_of_a_cluster_takes_no_message_that_is_larger_than_any_body(halves: Catalogue) -> None:
+    request = predict_request("halves", {"image": np.zeros(300_000, np.float32)})
+    async with open_grpc(halves, max_inflated=1_000_000) as doors:
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{doors.port}", compression=grpc.Compression.Gzip)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # it is small on its way
+            await channel.unary_unary(PREDICTION + "Predict")(request.SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await channel.close()
+        assert await ask(doors) == [2.5]
+    async with open_grpc(halves, max_inflated=1_000_000, **DROP_IN | {"grpc_port": free_port()}) as doors:
+        assert (await doors.ask("Predict", request)).model_spec.name == "halves"
+
+
+async def test_a_client_that_lists_very_many_models_does_not_fill_the_log(
+    halves: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    request = serving.ReloadConfigRequest()
+    for number in range(5000):
+        request.config.model_config_list.config.add(name=f"{number}" * 1000)
+    async with open_grpc(halves) as doors:
+        await doors.ask("HandleReloadConfigRequest", request)
+    assert "a client asks for these models" in caplog.text
+    assert len(caplog.text) < 20_000
+
+
 async def test_no_more_calls_at_the_same_time_than_the_flag_allows(halves: Catalogue) -> None:
     async with open_grpc(halves, grpc_max_threads=1) as doors:
         watching = doors.channel.unary_stream(HEALTH + "Watch")(b"")
