@@ -15,7 +15,7 @@ PACKAGES := muster discovery proxy worker
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint types pytest test-compose drills bench-proxy bench-overload bench-replace lock clean
+.PHONY: help install up test lint types pytest test-compose drills bench-proxy bench-grpc bench-serving bench-overload bench-replace lock clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -45,6 +45,12 @@ drills: $(DEV)  ## Try at full length what must hold when workers, registry or p
 
 bench-proxy: $(DEV)  ## Measure the proxy beside nginx and HAProxy
 	$(BIN)/python -m bench.proxy
+
+bench-serving: $(DEV)  ## Measure predictions over REST and gRPC beside the model itself
+	$(BIN)/python -m bench.serving
+
+bench-grpc: $(DEV)  ## Measure what a gRPC call costs the proxy
+	$(BIN)/python -m bench.grpc_calls
 
 bench-overload: $(DEV)  ## Measure what a worker still does when three times too much is asked of it
 	$(BIN)/python -m bench.overload
