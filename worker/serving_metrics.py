@@ -62,6 +62,7 @@ class ServingMetrics:
         self._runs = Tally(":tensorflow:core:graph_runs")
         self._run_time = Tally(":tensorflow:core:graph_run_time_usecs")
         self._figures = [figure for figure in vars(self).values() if isinstance(figure, Tally | Spread)]
+        self._counters = {figure.name: figure for figure in self._figures if isinstance(figure, Tally)}
         self._strangers: set[str] = set()
         self._paths: dict[str, None] = {}  # the one that was loaded last is last
 
@@ -119,8 +120,7 @@ class ServingMetrics:
 
         `name` may be written with slashes, as TensorFlow names its metrics, or as the page does.
         """
-        written = name.replace("/", ":")
-        figure = next((one for one in self._figures if isinstance(one, Tally) and one.name == written), None)
+        figure = self._counters.get(name.replace("/", ":"))
         return None if figure is None else int(sum(figure.cells.values()))
 
     def page(self) -> bytes:
