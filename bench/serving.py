@@ -1,12 +1,14 @@
 """What a prediction costs over REST and over gRPC, beside the same model called in this process.
 
-    make bench-serving          or      python -m bench.serving --seconds 4 [--json]
+    make bench-serving          or      python -m bench.serving --seconds 2 --rounds 3 [--json]
 
 Two models: one that does next to nothing, so that the doors are all that is measured, and an image network of some
-milliseconds, so that they hardly count. Each is called in process first (as many threads as the worker has runners),
-then through `python -m worker` with tensorflow_model_server's flags, by clients in a process of their own that keep 16
-requests under way. On a machine with few cores the clients take their share of them; the worker's CPU time per request
-(user + system) does not depend on that. Loopback only.
+milliseconds, so that they hardly count. Each is called in process (as many threads as the worker has runners) and
+through `python -m worker` with tensorflow_model_server's flags, by clients in a process of their own that keep 16
+requests under way; beside the small one stand servers of the same kinds that read a request and send what is always
+the same answer. What is measured takes turns, and the medians of the rounds are shown. On a machine with few cores the
+clients take their share of them, and whoever else works there his; the server's CPU time per request (user + system)
+depends on that least. Loopback only.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
 import numpy as np
 import psutil
 import uvloop
+from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +43,7 @@ from worker.messages import serving
 from worker.models.tensorflow_quietly import tf
 
 UNDER_WAY = 16
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
+SERVICE = "tensorflow.serving.PredictionService"
 RUNNERS = os.cpu_count() or 1
 
 
@@ -122,11 +126,56 @@ def worker(name: str, base: Path) -> Iterator[tuple[psutil.Process, int, int]]:
         process.wait(20)
 
 
+@contextmanager
+def bare() -> Iterator[tuple[psutil.Process, int, int]]:
+    """A server that does nothing, and its ports for gRPC and REST."""
+    grpc_port, rest_port = free_ports(2)
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    process = spawn.Process(target=serve_bare, args=(grpc_port, rest_port, ready), daemon=True)
+    process.start()
+    try:
+        if not ready.wait(60):
+            raise SystemExit("the bare server does not start")
+        yield psutil.Process(process.pid), grpc_port, rest_port
+    finally:
+        process.terminate()
+        process.join(20)
+
+
+def serve_bare(grpc_port: int, rest_port: int, ready: Any) -> None:
+    body = b'{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}'
+    message = serving.PredictResponse()
+    message.outputs["y"].float_val.extend([2.5, 3.0, 4.5])
+    packed = message.SerializeToString()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
+
+    async def predict(_: bytes, context: Any) -> bytes:
+        return packed
+
+    async def serve() -> None:
+        server = grpc.aio.server()
+        methods = {"Predict": grpc.unary_unary_rpc_method_handler(predict)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        await server.start()
+        runner = web.ServerRunner(web.Server(answer, access_log=None))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", rest_port).start()
+        ready.set()
+        await asyncio.Event().wait()
+
+    uvloop.run(serve())
+
+
 def behind(
     door: str, name: str, value: np.ndarray[Any, Any], port: int, server: psutil.Process, seconds: float
 ) -> Sample:
     """The model behind a door of the worker."""
-    load = {"REST": rest_load, "gRPC": grpc_load}[door]
+    load = rest_load if door.endswith("REST") else grpc_load
     with multiprocessing.get_context("spawn").Pool(1) as clients:
         clients.apply(load, (port, name, value, 1.0))  # so that nothing is measured that happens once
         before = sum(server.cpu_times()[:2])
@@ -168,7 +217,7 @@ def grpc_load(port: int, name: str, value: np.ndarray[Any, Any], seconds: float)
 
     async def client() -> Callable[[], Awaitable[None]]:
         options = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each client
-        call = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options).unary_unary(PREDICT)
+        call = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options).unary_unary(f"/{SERVICE}/Predict")
 
         async def ask() -> None:
             await call(request)
@@ -195,18 +244,28 @@ async def keep_asking(
     return times
 
 
-def run(seconds: float, console: Console) -> list[Sample]:
-    samples = []
+def run(seconds: float, rounds: int, console: Console) -> list[Sample]:
+    samples: dict[tuple[str, str], list[Sample]] = {}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder, console.status("making models") as status:
         root = Path(folder)
         for name, value in save_models(root).items():
-            status.update(f"{name} in process")
-            samples.append(in_process(name, root / name / "1", value, seconds))
-            with worker(name, root / name) as (process, grpc_port, rest_port):
-                for door, port in (("gRPC", grpc_port), ("REST", rest_port)):
-                    status.update(f"{name} over {door}")
-                    samples.append(behind(door, name, value, port, process, seconds))
-    return samples
+            with worker(name, root / name) as served, bare() as idle:
+                servers = {"": served} | ({"bare ": idle} if name == "half_plus_two" else {})
+                for number in range(rounds):
+                    status.update(f"{name}, round {number + 1} of {rounds}")
+                    found = [in_process(name, root / name / "1", value, seconds)]
+                    for prefix, (process, grpc_port, rest_port) in servers.items():
+                        for door, port in (("gRPC", grpc_port), ("REST", rest_port)):
+                            found.append(behind(prefix + door, name, value, port, process, seconds))
+                    for sample in found:
+                        samples.setdefault((name, sample.door), []).append(sample)
+    return [middle(several) for several in samples.values()]
+
+
+def middle(several: list[Sample]) -> Sample:
+    """The medians of samples of the same."""
+    figures = {name: median(getattr(one, name) for one in several) for name in ("rate", "cpu", "p50", "p99")}
+    return Sample(several[0].model, several[0].door, **figures)
 
 
 def show(samples: list[Sample], console: Console) -> None:
@@ -220,11 +279,12 @@ def show(samples: list[Sample], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement (default: 4)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     console = Console(stderr=options.json)
-    samples = run(options.seconds, console)
+    samples = run(options.seconds, options.rounds, console)
     if options.json:
         print(json.dumps([asdict(sample) for sample in samples], indent=1))
     else:
