@@ -16,6 +16,8 @@ import orjson
 from numpy.typing import NDArray
 
 FEW: Final = 16
+MANY: Final = 16 * 1024
+"""So many are written by one call. Nothing else runs in this process meanwhile, so larger arrays take several."""
 _SINGLE: Final = struct.Struct("f")
 _MOST_DIGITS: Final = {np.dtype(np.float32): 9, np.dtype(np.float64): 17}
 _LARGEST_SINGLE: Final = float(np.finfo(np.float32).max)
@@ -26,6 +28,8 @@ def decimals(values: NDArray[Any]) -> list[str]:
     if len(values) <= FEW:
         single = values.dtype == np.float32
         return [_decimal(value, single) for value in values.tolist()]
+    if len(values) > MANY:
+        return [text for piece in _pieces(values) for text in decimals(piece)]
     finite = np.isfinite(values)
     if finite.all():
         return _finite(values)
@@ -47,7 +51,13 @@ def integers(values: NDArray[Any]) -> list[str]:
     """The texts of integers or booleans, of one dimension."""
     if not values.size:
         return []
+    if len(values) > MANY:
+        return [text for piece in _pieces(values) for text in integers(piece)]
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
+
+
+def _pieces(values: NDArray[Any]) -> list[NDArray[Any]]:
+    return [values[start : start + MANY] for start in range(0, len(values), MANY)]
 
 
 def _decimal(value: float, single: bool) -> str:

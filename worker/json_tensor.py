@@ -29,6 +29,8 @@ _RANGES: Final = {
 _DECIMALS: Final = ("float32", "float64")
 _NAMES: Final = {"float32": "float", "float64": "double", "float16": "half"}
 _NUMBERS: Final = frozenset({int, float})
+PIECE: Final = 64 * 1024
+"""So many values are looked at by one call. Nothing else runs in this process meanwhile."""
 _WHITE: Final = b" \t\n\v\f\r"
 
 
@@ -123,22 +125,32 @@ def _flat(leaves: list[Any], dtype: str) -> Array | None:
     """The leaves as an array of one dimension, or None if some does not fit the type."""
     if not leaves:
         return np.empty(0, BY_NAME[dtype].dtype)
-    kinds = set(map(type, leaves))
+    kinds = set().union(*(set(map(type, piece)) for piece in _pieces(leaves)))
     if dtype == "string":
         return _strings(leaves) if all(type(leaf) is str or is_base64(leaf) for leaf in leaves) else None
     if dtype == "bool":
-        return np.array(leaves, np.bool_) if kinds == {bool} else None
+        return _numbers(leaves, "bool") if kinds == {bool} else None
     if dtype in _DECIMALS:
         if not kinds <= _NUMBERS:
             return None
         with np.errstate(over="ignore", under="ignore"):  # too large becomes infinite, too small 0
-            return np.array(leaves, np.float64).astype(dtype)
+            return _numbers(leaves, "float64").astype(dtype)
     if dtype in _RANGES and kinds == {int}:
         low, high = _RANGES[dtype]
-        if low <= min(leaves) and max(leaves) <= high:
-            wide = np.array(leaves, np.uint64 if dtype == "uint64" else np.int64)
-            return wide.astype(dtype)
+        if all(low <= min(piece) and max(piece) <= high for piece in _pieces(leaves)):
+            return _numbers(leaves, "uint64" if dtype == "uint64" else "int64").astype(dtype)
     return None
+
+
+def _pieces(leaves: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(leaves), PIECE):
+        yield leaves[start : start + PIECE]
+
+
+def _numbers(leaves: list[Any], dtype: str) -> Array:
+    if len(leaves) <= PIECE:
+        return np.array(leaves, dtype)
+    return np.concatenate([np.array(piece, dtype) for piece in _pieces(leaves)])
 
 
 def _strings(leaves: list[Any]) -> Array:

@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from worker import json_numbers
 from worker.json_dialect import parse
-from worker.json_numbers import FEW, decimal, decimals, integers
+from worker.json_numbers import FEW, MANY, decimal, decimals, integers
 from worker.json_quote import quoted
 from worker.json_reader import Doubled, Reader
 from worker.status import StatusError
@@ -260,3 +261,16 @@ def test_a_quotation_is_pretty_and_short() -> None:
     for _ in range(DEEP):
         deep = [deep]
     assert len(quoted(deep)) == len(quoted(["x" * 10_000_000])) == 256
+
+
+def test_large_arrays_are_written_in_pieces_and_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(3 * MANY + 5, dtype=np.float32) / 8
+    values[[0, MANY - 1, MANY, -1]] = [math.nan, math.inf, -math.inf, math.nan]
+    longest: list[int] = []
+    whole = json_numbers._finite
+    monkeypatch.setattr(json_numbers, "_finite", lambda piece: longest.append(len(piece)) or whole(piece))
+    texts = decimals(values)
+    assert max(longest) <= MANY  # nothing else runs in the process while a piece is written
+    assert texts == [text for start in range(0, len(values), 16) for text in decimals(values[start : start + 16])]
+    counted = np.arange(2 * MANY + 1)
+    assert integers(counted) == list(map(str, counted))

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from worker import json_answers
 from worker.json_requests import examples, tensors
-from worker.json_tensor import MOST_DIMENSIONS, columns, rows
+from worker.json_tensor import MOST_DIMENSIONS, PIECE, columns, rows
 from worker.messages.tensors import Example
 from worker.models.servable import Signature, Tensor
 from worker.status import Code, StatusError
@@ -356,3 +356,15 @@ def test_a_context_is_repeated_as_often_as_the_operator_says() -> None:
     assert list(examples(document, 100 * len(context))) == [context] * 100
     with pytest.raises(StatusError, match=r"--max-fill"):
         examples(document, 100 * len(context) - 1)
+
+
+@pytest.mark.parametrize(("dtype", "odd"), [("float32", "x"), ("int32", 0.5), ("uint8", 2**31), ("bool", 1)])
+def test_among_very_many_values_the_one_that_does_not_fit_is_found(dtype: str, odd: Any) -> None:
+    count = 2 * PIECE + 5
+    fine = [bool(number % 2) if dtype == "bool" else number % 100 for number in range(count)]
+    signature = {"x": Tensor("x:0", dtype, None)}
+    (array,) = columns(fine, signature)
+    assert array.dtype == np.dtype(dtype)
+    assert array.tolist() == fine
+    with pytest.raises(StatusError):
+        columns([*fine[:-1], odd], signature)
