@@ -81,3 +81,18 @@ async def test_a_worker_whose_only_model_is_taken_away_while_it_is_loaded_waits_
         async with asyncio.timeout(PATIENCE):
             await ready
         assert life.catalogue.available == {"b": (2,)}
+
+
+async def test_a_model_that_nobody_could_name_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path / "a", 1)
+    async with living(model=str(tmp_path)) as life:
+        await life.manager.ready()
+        saved(tmp_path / "b\n\u2028 c", 1)
+        saved(tmp_path / "a", 2)
+        await until(lambda: life.catalogue.available == {"a": (2,)})
+    assert caplog.text.count("cannot name a model") == 1
+    async with living(model=str(tmp_path)) as life:  # nor does it keep a worker from starting
+        await life.manager.ready()
+        assert life.catalogue.available == {"a": (2,)}

@@ -17,6 +17,7 @@ from a request.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,9 @@ def find(path: Path) -> list[Found]:
     return [versions[max(versions)] for versions in find_all(path).values()]
 
 
-def find_all(path: Path) -> dict[str, dict[int, Found]]:
+def find_all(path: Path, complain: Callable[[str], None] | None = None) -> dict[str, dict[int, Found]]:
     """The models at `path` with all their versions; at least one, by name. ModelProblem, one sentence, if there are
-    none.
+    none. One with a name that no model can have is a problem, too; `complain` hears of it instead, if others are there.
     """
     path = path.absolute()
     if path.name in SAVED_MODEL_FILES and path.is_file():
@@ -91,9 +92,12 @@ def find_all(path: Path) -> dict[str, dict[int, Found]]:
             f"there is no model in {path}: "
             "expected NAME/VERSION/saved_model.pb, a .keras or .tflite file or a frozen graph (.pb)"
         )
-    for name in found:
-        if not _NAME.fullmatch(name):
-            raise ModelProblem(f"{name!r} cannot name a model: letters, digits and _ . - can")
+    for name in [name for name in found if not _NAME.fullmatch(name)]:
+        problem = f"{name!r} cannot name a model: letters, digits and _ . - can"
+        if complain is None or len(found) == 1:
+            raise ModelProblem(problem)
+        complain(problem)
+        del found[name]
     return found
 
 

@@ -60,11 +60,12 @@ class OnePath:
         self._path = path
         self._known: Mapping[str, Place] | None = None
         self._problem = ""
+        self._left_out: set[str] = set()
 
     def look(self) -> Mapping[str, Place]:
         """See Places."""
         try:
-            there = find_all(self._path)
+            there = find_all(self._path, self._leave_out)
         except NoModel:
             if self._known is None:
                 raise
@@ -80,6 +81,14 @@ class OnePath:
         gone: dict[str, Place] = {name: (Latest(), {}) for name in self._known or {}}
         self._known = {name: (Latest(), versions) for name, versions in there.items()}
         return gone | dict(self._known)
+
+    def _leave_out(self, problem: str) -> None:
+        """Say once what is wrong with a model that cannot be served, while the others are."""
+        if problem not in self._left_out:
+            if len(self._left_out) == REMEMBERED:
+                self._left_out.clear()
+            self._left_out.add(problem)
+            log.warning("a model is left out: %s", problem)
 
 
 class Configured:
