@@ -167,6 +167,17 @@ def save_failing(directory: Path) -> Path:
     return save(directory, build)
 
 
+def save_convolution(directory: Path) -> Path:
+    """serving_default: images → a filter's answers to them."""
+
+    def build() -> dict[str, Any]:
+        images = v1.placeholder(tf.float32, [None, 4, 4, 3], name="images")
+        filters = tf.get_static_value(tf.ones([3, 3, 3, 1]))
+        return {"serving_default": definition({"images": images}, {"y": tf.nn.conv2d(images, filters, 1, "SAME")})}
+
+    return save(directory, build)
+
+
 def save_variant(directory: Path, build: Callable[[], tuple[Tensors, Tensors]], method: str = PREDICT) -> Path:
     """A model whose serving_default has the inputs and outputs that `build` makes."""
     return save(directory, lambda: {"serving_default": definition(*build(), method)})

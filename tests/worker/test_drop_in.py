@@ -16,7 +16,7 @@ import pytest
 from tests.consul_agent import free_ports
 from tests.serving_calls import predict
 from tests.worker.programs import ModelServer, listens
-from tests.worker.serving_models import save_half_plus_three, save_half_plus_two
+from tests.worker.serving_models import save_convolution, save_half_plus_three, save_half_plus_two
 
 RIGHT = {"half_plus_two": 3.0, "half_plus_three": 4.0}
 """What the models make of 2."""
@@ -63,6 +63,17 @@ def test_the_well_known_example_is_answered_by_every_address_of_the_machine(serv
         url = f"http://{host}:{server.rest}/v1/models/half_plus_two:predict"
         answer = httpx.post(url, content=b'{"instances": [1.0, 2.0, 5.0]}')
         assert answer.json() == {"predictions": [2.5, 3.0, 4.5]}
+
+
+def test_a_tensor_with_too_few_dimensions_for_a_convolution_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    save_convolution(tmp_path / "images" / "1")
+    with ModelServer(tmp_path, "--model_name=images", f"--model_base_path={tmp_path / 'images'}") as server:
+        server.ready()
+        url = f"http://127.0.0.1:{server.rest}/v1/models/images:predict"
+        answer = httpx.post(url, content=b'{"instances": [1.0]}')
+        assert answer.status_code == 400
+        assert "must be 4-dimensional: [1]" in answer.json()["error"]
+        assert httpx.post(url, json={"inputs": [[[[1.0] * 3] * 4] * 4]}).status_code == 200
 
 
 def has_ipv6() -> bool:
