@@ -7,6 +7,7 @@ WORKERS ?= 2
 PORT ?= 12480
 HOST ?= 127.0.0.1
 MODEL ?=
+DRILLS ?= full
 
 BIN := .venv/bin
 RUN := .venv/.installed-to-run
@@ -34,14 +35,14 @@ lint: $(DEV)  ## Look for mistakes and for layout
 types: $(DEV)  ## Check the types of the packages
 	$(BIN)/mypy $(addprefix --package=,$(PACKAGES))
 
-pytest: $(DEV)  ## Run the tests that need no Docker
-	$(BIN)/python -m pytest -m 'not compose'
+pytest: $(DEV)  ## Run the tests that need no Docker and no half hour
+	$(BIN)/python -m pytest -m 'not compose and not drill'
 
 test-compose: $(DEV)  ## Run the tests that need a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
 
-drills: $(DEV)  ## Try at full length what must hold when workers, registry or proxies fail (half an hour)
-	DRILLS=full $(BIN)/python -m pytest -m drill tests/drills
+drills: $(DEV)  ## Try what must hold when workers, registry or proxies fail: half an hour, or DRILLS=short
+	DRILLS=$(DRILLS) $(BIN)/python -m pytest -m drill tests/drills
 
 bench-proxy: $(DEV)  ## Measure the proxy beside nginx and HAProxy
 	$(BIN)/python -m bench.proxy
