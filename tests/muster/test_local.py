@@ -23,7 +23,7 @@ from muster.child import Backoff
 from muster.client import Client
 from muster.errors import ClusterError
 from muster.guide import guide
-from tests.muster.up import ROOT, Up, until
+from tests.muster.up import ROOT, Up, command_of, until
 
 UP = "The cluster is up."
 
@@ -125,7 +125,7 @@ def test_a_signal_ends_everything_in_order(home: Path) -> None:
 
 def test_a_signal_during_the_start_ends_everything_too(home: Path) -> None:
     with Up(home, "--workers", 1) as up:
-        until(lambda: any("worker" in child.cmdline() for child in up.children()), "the worker's process")
+        until(lambda: any("worker" in command_of(child) for child in up.children()), "the worker's process")
         up.signal(signal.SIGINT)
         assert up.ends() == 0
         assert up.children() == []

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,14 +88,14 @@ class Up:
 
     def child(self, module: str) -> psutil.Process:
         """One that runs `python -m MODULE`."""
-        return next(child for child in self.children() if module in child.cmdline())
+        return next(child for child in self.children() if module in command_of(child))
 
     def says(self, text: str) -> None:
         """Wait until it says so."""
         try:
             until(lambda: any(text in line for line in self.lines), repr(text))
         except pytest.fail.Exception:
-            running = [(child.cmdline(), child.status()) for child in (self._itself, *self.children()) if alive(child)]
+            running = [command_of(child) for child in (self._itself, *self.children()) if alive(child)]
             pytest.fail(f"it never said {text!r} but {self.lines}; running: {running}")
 
     def ends(self) -> int:
@@ -106,6 +107,13 @@ class Up:
     def signal(self, number: signal.Signals) -> None:
         self.children()  # to know them when their parent is gone
         self._process.send_signal(number)
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; nothing of one that ended a moment ago."""
+    with suppress(psutil.NoSuchProcess):  # of which a zombie is a kind
+        return process.cmdline()
+    return []
 
 
 def alive(process: psutil.Process) -> bool:
