@@ -255,11 +255,14 @@ async def test_a_process_that_is_away_is_missing_from_the_figures_and_that_is_sa
         assert 'muster_proxy_processes{state="meant"} 2.0' in metrics
 
 
-async def test_grpc_calls_go_on_while_a_process_is_replaced() -> None:
+async def test_grpc_calls_that_wait_for_a_connection_go_on_while_a_process_is_replaced() -> None:
+    """gRPC's library closes its listener itself, and with it the connections that nobody has accepted yet."""
+
     async def check(one: Family) -> bytes:
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{one.grpc_port}", options=options) as channel:
-            answer: bytes = await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=DEADLINE)
+            method = channel.unary_unary("/grpc.health.v1.Health/Check")
+            answer: bytes = await method(b"", timeout=DEADLINE, wait_for_ready=True)
             return answer
 
     async with serving("--grpc") as one:
