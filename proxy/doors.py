@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from proxy.place import COVER, LEAVING, READY, UNCOVER, Place
+from proxy.link import COVER, LEAVING, READY, UNCOVER, Link
+from proxy.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,11 @@ async def own_door(accept: Accept, host: str, port: int) -> OwnDoor:
 class SharedDoor:
     """This process's part of a port, and the parts of those siblings that do not listen at the moment."""
 
-    def __init__(self, accept: Accept, place: Place) -> None:
+    def __init__(self, accept: Accept, place: Place, link: Link) -> None:
         self._accept = accept
         self._place = place
         self._loop = asyncio.get_running_loop()
-        self._line = socket.socket(fileno=place.line)
-        self._line.setblocking(False)
-        self._heard = b""
+        self._link = link
         self._servers: dict[int, list[asyncio.Server]] = {}
         self._wanted: set[int] = set()  # whose parts are to be open
         self._turn = asyncio.Lock()
@@ -75,15 +74,17 @@ class SharedDoor:
         """See `Door`."""
         self._wanted.add(self._place.number)
         await self._adjust()
-        self._loop.add_reader(self._line, self._hear)
-        self._tell(READY)
+        self._link.on[COVER] = lambda number, _: self._want(number, True)
+        self._link.on[UNCOVER] = lambda number, _: self._want(number, False)
+        self._link.say(READY)
         for server in self._servers.get(self._place.number, ()):
             for sock in server.sockets:
                 _say(sock)
 
     def close(self) -> None:
         """See `Door`. The siblings take over what waits in our part."""
-        self._loop.remove_reader(self._line)
+        self._link.on.pop(COVER, None)
+        self._link.on.pop(UNCOVER, None)
         self._wanted.clear()
         for number in list(self._servers):
             self._shut(number)
@@ -91,7 +92,7 @@ class SharedDoor:
             for descriptor in listeners:
                 with suppress(OSError):
                     os.close(descriptor)
-        self._tell(LEAVING)
+        self._link.say(LEAVING)
 
     async def _adjust(self) -> None:
         """Open and close parts, until those are open that are wanted."""
@@ -108,25 +109,12 @@ class SharedDoor:
         for server in self._servers.pop(number, ()):
             server.close()
 
-    def _hear(self) -> None:
-        with suppress(BlockingIOError, ConnectionError):
-            data = self._line.recv(4096)
-            if not data:
-                self._loop.remove_reader(self._line)  # the parent has gone: our lifeline says so, too
-            *lines, self._heard = (self._heard + data).split(b"\n")
-            for line in lines:
-                verb, _, number = line.partition(b" ")
-                if verb == COVER:
-                    self._wanted.add(int(number))
-                elif verb == UNCOVER:
-                    self._wanted.discard(int(number))
-            task = self._loop.create_task(self._adjust())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    def _tell(self, word: bytes) -> None:
-        with suppress(OSError):
-            self._line.send(word + b"\n")
+    def _want(self, number: int, wanted: bool) -> None:
+        """A sibling's part is (no longer) to be open."""
+        (self._wanted.add if wanted else self._wanted.discard)(number)
+        task = self._loop.create_task(self._adjust())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _say(sock: socket.socket) -> None:

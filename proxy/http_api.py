@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -92,7 +92,13 @@ class HttpApi:
 
     def tell(self) -> Told:
         """All that this process has to say, for its siblings."""
-        return {"roster": pages.roster_json(self.view), "metrics": metrics.plain(metrics.families(self.view))}
+        return {"roster": pages.roster_json(self.view), "metrics": metrics.plain(self._families())}
+
+    def _families(self) -> Iterator[Metric]:
+        """This process's."""
+        yield from metrics.families(self.view)
+        if self.siblings is not None:
+            yield metrics.starts(self.siblings.place.starts)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Alive."""
@@ -112,9 +118,9 @@ class HttpApi:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""
-        families: Iterable[Metric] = metrics.families(self.view)
+        families: Iterable[Metric] = self._families()
         if self.siblings is not None:
             others = await self.siblings.ask()
             told = {self.siblings.number: metrics.plain(families)} | {n: others[n]["metrics"] for n in others}
-            families = [*metrics.merged(told), metrics.processes(len(told), self.siblings.of)]
+            families = [*metrics.merged(told), metrics.processes(len(told), self.siblings.place.of)]
         return web.Response(body=metrics.text(families), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -191,3 +191,8 @@ def processes(answering: int, of: int) -> Metric:
     """How many of the processes are in what is shown."""
     return _by("processes", "Proxy processes, and how many of them these figures are of", "state",
                {"answering": answering, "meant": of}, kind=GaugeMetricFamily)  # fmt: skip
+
+
+def starts(by_reason: Mapping[str, int]) -> Metric:
+    """How often there was a new process of this number."""
+    return _by("process_starts", "Starts of a proxy process, by what became of the one before", "reason", by_reason)

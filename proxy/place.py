@@ -17,21 +17,18 @@ from proxy.settings import ProxySettings
 
 VARIABLE = "MUSTER_PROXY_PLACE"
 
-READY, LEAVING, COVER, UNCOVER = b"ready", b"leaving", b"cover", b"uncover"
-"""What goes over the line between parent and child, a line each: two upward, two with a number downward."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Descriptors are inherited: `listeners` of all siblings by their numbers, and the `line` to the parent."""
+    """Descriptors are inherited: `listeners` of all siblings by their numbers, and the `link` to the parent."""
 
     number: int
     of: int
     listeners: tuple[tuple[int, ...], ...]
-    line: int
-    directory: str
-    """A folder that only we can look into, where siblings find each other."""
+    link: int
     grpc_port: int
+    starts: dict[str, int]
+    """How often a process of this number was started, by the reason: `first`, or what became of the one before."""
 
     def to_text(self) -> str:
         """For the environment."""
@@ -50,14 +47,24 @@ class Place:
         return dataclasses.replace(
             settings,
             grpc_port=self.grpc_port,
-            replay_total=settings.replay_total // self.of,
-            max_connections=-(-settings.max_connections // self.of),
-            max_connections_per_peer=-(-settings.max_connections_per_peer // self.of),
+            replay_total=self.part(settings.replay_total),
+            queue=self.part(settings.queue),
+            max_connections=max(1, self.part(settings.max_connections)),
+            max_connections_per_peer=max(1, self.part(settings.max_connections_per_peer)),
         )
+
+    def part(self, total: int) -> int:
+        """This process's part of a total. All parts together are the total."""
+        return part(total, self.number, self.of)
 
     def listener(self, number: int) -> list[socket.socket]:
         """New sockets for the listeners of the sibling with that number."""
         return [_duplicate(descriptor) for descriptor in self.listeners[number]]
+
+
+def part(total: int, number: int, of: int) -> int:
+    """The part of `number` (from 0) when `of` share a whole number of things: all parts together are the total."""
+    return total // of + (number < total % of)
 
 
 def _duplicate(descriptor: int) -> socket.socket:

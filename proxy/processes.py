@@ -1,9 +1,9 @@
 """Several proxy processes that share their ports: this is their parent, which serves nobody itself.
 
 It binds the ports, starts the processes, and starts one again that ends. A process tells when it listens and when it no
-longer does; the parent then lets the others take over its part of the port, so no connection waits for a process that
-is away. SIGHUP replaces them one by one, each only when its successor is ready. SIGTERM ends all of them at once; and
-they end by themselves if this process is killed.
+longer does, and answers twice a second; the parent lets the others take over the part of the port of one that is away
+or hangs, so no connection waits for it. SIGHUP replaces them one by one, each only when its successor is ready. SIGTERM
+ends all of them at once; and they end by themselves if this process is killed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from muster.child import Backoff, ending, environment
 from muster.lifetime import Stop
-from proxy.place import COVER, LEAVING, READY, UNCOVER, VARIABLE, Place
+from proxy.place import VARIABLE, Place
+from proxy.running import BEAT, HUNG, SILENT, Running
 from proxy.settings import ProxySettings
 
 log = logging.getLogger(__name__)
@@ -34,81 +35,6 @@ class CannotStart(Exception):
     """No process came as far as to listen."""
 
 
-class Running:
-    """One process. `on_change` is called when it listens, no longer listens, or has ended."""
-
-    def __init__(self, number: int, process: asyncio.subprocess.Process, line: socket.socket) -> None:
-        self.number = number
-        self.born = time.monotonic()
-        self.ready = False
-        self.leaving = False
-        self.covers: set[int] = set()
-        """Whose parts of the port it listens on besides its own."""
-        self.changed = asyncio.Event()
-        self.over = asyncio.Event()
-        """Set when it has ended."""
-        self.cut = False
-        """Its line is closed: it has ended, or is about to."""
-        self._process = process
-        self._line = line
-        self._heard = b""
-        asyncio.get_running_loop().add_reader(line, self._hear)
-
-    @property
-    def listens(self) -> bool:
-        """Are new connections its business?"""
-        return self.ready and not self.leaving
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, None while it runs."""
-        return self._process.returncode
-
-    async def ended(self) -> None:
-        """Return when it has ended."""
-        await self._process.wait()
-        asyncio.get_running_loop().remove_reader(self._line)
-        self._line.close()
-        self.leaving = True
-        self.over.set()
-        self.changed.set()
-
-    def terminate(self) -> None:
-        """Ask it to finish what it has, and to end."""
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._signal(signal.SIGKILL)
-
-    def cover(self, missing: set[int]) -> None:
-        """Let it listen on the parts of these, too, and on no others' any more."""
-        words = [b"%b %d\n" % (COVER, number) for number in missing - self.covers]
-        words += [b"%b %d\n" % (UNCOVER, number) for number in self.covers - missing]
-        self.covers = set(missing)
-        with suppress(OSError):
-            self._line.send(b"".join(words))
-
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def _hear(self) -> None:
-        try:
-            data = self._line.recv(4096)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._line)
-            self.leaving = self.cut = True
-        *lines, self._heard = (self._heard + data).split(b"\n")
-        self.ready = self.ready or READY in lines
-        self.leaving = self.leaving or LEAVING in lines
-        self.changed.set()
-
-
 class Parent:
     """All processes; `arguments` are those of the command line, for each of them."""
 
@@ -119,6 +45,7 @@ class Parent:
         self._reaping: set[asyncio.Task[None]] = set()
         self._listened: set[int] = set()  # whose part of the port was ever open
         self._renewal = [asyncio.Event() for _ in range(settings.processes)]
+        self._starts = [Counter[str]() for _ in range(settings.processes)]  # of each number, by the reason
         self._failed = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
 
@@ -126,11 +53,10 @@ class Parent:
         """Keep them going until `stop`. OSError if a port is taken, CannotStart if none of them can start."""
         settings = self._settings
         with ExitStack() as life:
-            directory = life.enter_context(tempfile.TemporaryDirectory(prefix="muster-proxy-"))
             ours, theirs = os.pipe()  # the lifeline: who holds its read end ends when the other closes
             life.callback(os.close, ours)
             life.callback(os.close, theirs)
-            self._lifeline, self._directory = ours, directory
+            self._lifeline = ours
             self._listeners = _bind(settings.host, settings.port, settings.processes)
             grpc = _bind(settings.host, settings.grpc_port, 1) if settings.grpc else []  # held, so that it stays ours
             self._grpc_port = grpc[0][0].getsockname()[1] if grpc else 0
@@ -139,6 +65,7 @@ class Parent:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._roll)
             keeping = [loop.create_task(self._keep(number)) for number in range(settings.processes)]
+            keeping.append(loop.create_task(self._watch()))
             waits = [loop.create_task(stop.wait()), loop.create_task(self._failed.wait())]
             try:
                 await asyncio.wait((*keeping, *waits), return_when=asyncio.FIRST_COMPLETED)
@@ -158,7 +85,7 @@ class Parent:
     async def _keep(self, number: int) -> None:
         """See to it that there is a process of this number."""
         backoff = Backoff()
-        running = await self._start(number)
+        running = await self._start(number, "first")
         while True:
             await self._news(running)
             if self._renewal[number].is_set():
@@ -178,11 +105,11 @@ class Parent:
             if gone.status and not gone.ready and not self._listened:
                 self._failed.set()
         await asyncio.sleep(backoff.after(time.monotonic() - gone.born))
-        return await self._start(gone.number)
+        return await self._start(gone.number, "hung" if gone.silence >= HUNG else "died" if gone.status else "left")
 
     async def _replace(self, old: Running) -> Running:
         """A successor of a process that goes on until that one is ready."""
-        new = await self._start(old.number)
+        new = await self._start(old.number, "renewed")
         while not (new.ready or new.leaving):
             await self._news(new)
         if new.leaving:
@@ -221,20 +148,41 @@ class Parent:
         for running in listening:
             running.cover(missing)
 
-    async def _start(self, number: int) -> Running:
+    async def _watch(self) -> None:
+        """Find out who hangs. The others take over at once; it is killed only when it has had time to come back."""
+        while True:
+            await asyncio.sleep(BEAT)
+            for running in list(self._running):
+                running.beat()
+                if running.silence == SILENT:
+                    log.warning("process %d does not react; the others take its new connections", running.number)
+                elif running.silence == HUNG:
+                    log.error("process %d has not reacted for %g seconds; it is killed", running.number, HUNG * BEAT)
+                    running.kill()
+
+    def _pass_on(self, number: int, descriptor: int) -> None:
+        """A process wants to hear from that number."""
+        if descriptor >= 0:
+            for running in self._running:
+                if running.number == number and running.listens:
+                    running.tell(descriptor)
+            os.close(descriptor)
+
+    async def _start(self, number: int, why: str) -> Running:
+        self._starts[number][why] += 1
         ours, theirs = socket.socketpair()
         descriptors = tuple(tuple(sock.fileno() for sock in group) for group in self._listeners)
-        place = Place(number, self._settings.processes, descriptors, theirs.fileno(), self._directory, self._grpc_port)
-        ours.setblocking(False)
+        starts = dict(self._starts[number])
+        place = Place(number, self._settings.processes, descriptors, theirs.fileno(), self._grpc_port, starts)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 # -P: a folder `proxy` where the user happens to stand is not to be taken for ours.
                 sys.executable, "-P", "-m", "proxy", *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
-                pass_fds=(self._lifeline, place.line, *(one for group in descriptors for one in group)),
+                pass_fds=(self._lifeline, place.link, *(one for group in descriptors for one in group)),
                 env=environment(self._lifeline) | {VARIABLE: place.to_text()},
             )  # fmt: skip
-        running = Running(number, process, ours)
+        running = Running(number, process, ours, self._pass_on)
         self._running.add(running)
         reaping = asyncio.get_running_loop().create_task(self._reap(running))
         self._reaping.add(reaping)

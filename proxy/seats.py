@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zlib import crc32
 
 from muster.values import Worker
 from proxy.health import Health
+from proxy.place import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +17,18 @@ class Limits:
     unsaid: int = 1024
     """If it did not say how many it is willing to hold."""
     processes: int = 1
-    """Proxy processes that share what it is willing to hold; each keeps to its part."""
+    """Proxy processes that share what a worker is willing to hold."""
+    number: int = 0
+    """This process's, from 0."""
 
     def of(self, worker: Worker) -> int:
-        """The limit for that worker, at least 1."""
-        return max(1, (worker.capacity or self.unsaid) // self.processes)
+        """The limit for that worker, at least 1.
+
+        All processes' limits together are what it is willing to hold, unless that is less than one for each of them.
+        What is over when it is shared out goes to others with each worker, so that no process gets less from all.
+        """
+        turn = (self.number + crc32(worker.id.encode())) % self.processes
+        return max(1, part(worker.capacity or self.unsaid, turn, self.processes))
 
 
 class Seat:

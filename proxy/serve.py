@@ -38,7 +38,7 @@ from proxy.rewrite import RequestIds
 from proxy.roster import Roster
 from proxy.seats import Limits
 from proxy.settings import ProxySettings
-from proxy.siblings import among_siblings
+from proxy.siblings import Siblings
 from proxy.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,10 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
     """Run until `stop`. `place` is that of this process among several, whose part of the settings these are."""
     loop = asyncio.get_running_loop()
     settings = within_open_files(settings)
+    siblings = None if place is None else Siblings(place)  # the parent watches it from now on
     async with AsyncExitStack() as life:
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
-        roster = _roster(settings, loop)
+        roster = _roster(settings, loop, place)
         api = HttpApi(PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
         largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
         runner = web.AppRunner(
@@ -87,8 +88,9 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         commons.on_left.append(departures.add)
         prober = Prober(roster, probe.look, lambda: registry.contact_age, settings.registry_stale)
         api.view = View(commons, registry, prober)
-        api.siblings = await life.enter_async_context(among_siblings(place, api.tell))
-        door, calls = await life.enter_async_context(_bound(relay, commons, place))
+        if siblings is not None:
+            siblings.tell, api.siblings = api.tell, siblings
+        door, calls = await life.enter_async_context(_bound(relay, commons, siblings))
         first = asyncio.Event()
         await life.enter_async_context(supervised("the watch", _follow(registry, doubt, first), stop))
         await life.enter_async_context(supervised("the doubt", doubt.settle(), stop))
@@ -114,7 +116,7 @@ def _access(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Iterato
         yield AccessLog(lines, as_json=settings.access_log == "json")
 
 
-def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:
+def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop, place: Place | None) -> Roster:
     policy = Policy(
         Rest(settings.rest, settings.rest_longest, jitter=0.2),
         errors=settings.max_errors,
@@ -122,9 +124,9 @@ def _roster(settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> Roster:
         max_ejected=settings.max_ejected,
         slow_start=settings.slow_start,
     )
-    limits = Limits(settings.max_in_flight, settings.processes)
+    limits = Limits(settings.max_in_flight, *(() if place is None else (place.of, place.number)))
     roster = Roster(loop.time, policy, strategy=STRATEGIES[settings.strategy], limits=limits)
-    roster.may_wait(loop, -(-settings.queue // settings.processes), settings.queue_timeout)
+    roster.may_wait(loop, settings.queue, settings.queue_timeout)
     return roster
 
 
@@ -145,17 +147,19 @@ async def _either(first: asyncio.Event, stop: Stop) -> None:
 
 
 @asynccontextmanager
-async def _bound(relay: Relay, commons: Commons, place: Place | None) -> AsyncIterator[tuple[Door, GrpcServer | None]]:
+async def _bound(
+    relay: Relay, commons: Commons, siblings: Siblings | None
+) -> AsyncIterator[tuple[Door, GrpcServer | None]]:
     """The ports are ours from the beginning, so that one that is taken is found out at once; they open later."""
     settings = commons.settings
     door: Door
-    if place is None:
+    if siblings is None:
         door = await own_door(relay.accept, settings.host, settings.port)
     else:
-        door = SharedDoor(relay.accept, place)
+        door = SharedDoor(relay.accept, siblings.place, siblings.link)
     calls: GrpcServer | None = None
     try:
-        calls = grpc_server(commons, shared=place is not None) if settings.grpc else None
+        calls = grpc_server(commons, shared=siblings is not None) if settings.grpc else None
         yield door, calls
     finally:
         door.close()

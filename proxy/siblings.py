@@ -1,21 +1,21 @@
 """What several proxy processes know of each other, so that whichever is asked can answer for all of them.
 
-Each has a Unix socket in a folder that only they can look into. Who connects gets all that the process has to say, as
-one piece of JSON, and the end.
+Who wants to know makes a socket pair and has the parent pass one end on; the sibling writes into it all that it has to
+say, as one piece of JSON, and closes it. So they need no names for each other, and nothing of it is in the file system.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
+from proxy.link import ASK, TELL, Link
 from proxy.place import Place
 
 log = logging.getLogger(__name__)
@@ -29,63 +29,50 @@ Told = dict[str, Any]
 
 
 class Siblings:
-    """The other processes; made by `among_siblings`."""
+    """The other processes, and the link to the parent of all. `tell` is set before we listen."""
+
+    tell: Callable[[], Told]
 
     def __init__(self, place: Place) -> None:
-        self.number = place.number
-        self.of = place.of
-        self._folder = Path(place.directory)
+        self.place = place
+        self.link = Link(socket.socket(fileno=place.link))  # never closed: that it ends says that the process has
+        self.link.on[TELL] = lambda _, descriptor: self._answer_on(descriptor)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def number(self) -> int:
+        """This process's own."""
+        return self.place.number
 
     async def ask(self) -> dict[int, Told]:
-        """What each of the others says, by its number. Who does not answer in time is missing."""
-        newest: dict[int, Path] = {}
-        for path in sorted(self._folder.glob("*.socket"), key=_age):  # of one that is being replaced, its successor
-            number = int(path.name.partition("-")[0])
-            if number != self.number:
-                newest[number] = path
-        answers = await asyncio.gather(*map(self._ask, newest.values()))
-        return {number: told for number, told in zip(newest, answers, strict=True) if told is not None}
+        """What each of the others says, by its number. Who does not listen, or not answer in time, is missing."""
+        others = [number for number in range(self.place.of) if number != self.number]
+        answers = await asyncio.gather(*map(self._ask, others))
+        return {number: told for number, told in zip(others, answers, strict=True) if told is not None}
 
-    async def _ask(self, path: Path) -> Told | None:
+    async def _ask(self, number: int) -> Told | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.link.say(ASK, number, theirs.fileno())
         try:
             async with asyncio.timeout(PATIENCE):
-                reader, writer = await asyncio.open_unix_connection(str(path), limit=LARGEST)
+                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LARGEST)
                 try:
-                    told: Told = orjson.loads(await reader.read())
-                    return told
+                    said = await reader.read()
                 finally:
                     writer.close()
-        except ConnectionError:
-            with suppress(OSError):
-                os.unlink(path)  # noqa: PTH108  # it was killed
+            return orjson.loads(said) if said else None  # nothing: there is nobody of that number at the moment
         except (OSError, ValueError) as error:
-            log.warning("a process does not say what it knows: %r", error)
-        return None
+            log.warning("process %d does not say what it knows: %r", number, error)
+            return None
 
+    def _answer_on(self, descriptor: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(descriptor))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-def _age(path: Path) -> float:
-    with suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
-
-
-@asynccontextmanager
-async def among_siblings(place: Place | None, tell: Callable[[], Told]) -> AsyncIterator[Siblings | None]:
-    """Let the others ask, while the block lasts, what `tell` says. None for a process that is alone."""
-    if place is None:
-        yield None
-        return
-
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            writer.write(orjson.dumps(tell()))
-            await writer.drain()
-        writer.close()
-
-    path = Path(place.directory) / f"{place.number}-{os.getpid()}.socket"
-    server = await asyncio.start_unix_server(answer, path)
-    try:
-        yield Siblings(place)
-    finally:
-        path.unlink(missing_ok=True)
-        server.close()
+    async def _answer(self, descriptor: int) -> None:
+        with socket.socket(fileno=descriptor) as sock, suppress(OSError):
+            sock.setblocking(False)
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.get_running_loop().sock_sendall(sock, orjson.dumps(self.tell()))

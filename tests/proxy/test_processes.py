@@ -10,13 +10,19 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
 
+from muster.lifetime import Stop
+from muster.settings import load
 from proxy.grpc_api import NOT_SERVING, SERVING
 from proxy.grpc_quietly import grpc
-from proxy.settings import processes
+from proxy.place import Place
+from proxy.processes import Parent
+from proxy.running import SILENT
+from proxy.settings import ProxySettings, processes
 from tests.consul_agent import free_ports
 from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, get
 
@@ -50,11 +56,12 @@ class Family:
 
 
 @asynccontextmanager
-async def family(*options: str, processes: int = 2) -> AsyncIterator[Family]:
+async def family(*options: str, processes: int = 2, **environ: str) -> AsyncIterator[Family]:
     port, grpc_port = free_ports(2)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), "--grpc-port", str(grpc_port),
         "--processes", str(processes), "--access-log", "off", *options, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | environ,
     )  # fmt: skip
     one = Family(process, port, grpc_port)
     try:
@@ -69,12 +76,12 @@ async def family(*options: str, processes: int = 2) -> AsyncIterator[Family]:
 
 
 @asynccontextmanager
-async def serving(*options: str, processes: int = 2) -> AsyncIterator[Family]:
+async def serving(*options: str, processes: int = 2, **environ: str) -> AsyncIterator[Family]:
     """A family in front of a worker, all processes listening."""
     worker = ScriptedWorker(name="w")
     await worker.start()
     async with family(
-        "--registry", f"static://127.0.0.1:{worker.port}", "--no-grpc", *options, processes=processes
+        "--registry", f"static://127.0.0.1:{worker.port}", "--no-grpc", *options, processes=processes, **environ
     ) as one:
         await one.says(b"listening on", processes)
         yield one
@@ -236,6 +243,68 @@ async def test_whichever_process_is_asked_answers_for_all_of_them() -> None:
             (worker,) = (await one.proxy.ask(get(b"/workers"))).json["workers"]  # type: ignore[misc]
             assert worker["picks"] == 40
             assert {process["picks"] for process in worker["processes"].values()} == set(requests.values())
+
+
+def test_what_all_may_have_together_is_shared_to_the_last_one() -> None:
+    settings = ProxySettings(processes=3, queue=4, max_connections=11, max_connections_per_peer=2, replay_total=2**20)
+    shares = [Place(number, 3, (), 0, 0, {}).share(settings) for number in range(3)]
+    assert [share.queue for share in shares] == [2, 1, 1]
+    assert [share.max_connections for share in shares] == [4, 4, 3]
+    assert [share.max_connections_per_peer for share in shares] == [1, 1, 1], "nobody is left without any"
+    assert sum(share.replay_total for share in shares) == 2**20
+
+
+async def test_a_process_that_hangs_is_covered_by_the_other_and_goes_on_when_it_is_back() -> None:
+    async with serving() as one:
+        before = one.children
+        os.kill(before[0], signal.SIGSTOP)
+        try:
+            waiting = [asyncio.create_task(one.proxy.ask(get())) for _ in range(20)]  # by chance half come to it
+            await one.says(b"does not react")
+            assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+            for _ in range(20):
+                assert (await one.proxy.ask(get())).status == 200
+        finally:
+            os.kill(before[0], signal.SIGCONT)
+        await one.says(b"reacts again")
+        assert one.children == before
+        async with asyncio.timeout(DEADLINE):
+            while b'{state="answering"} 2.0' not in (await one.proxy.ask(get(b"/metrics"))).body:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+async def test_a_process_that_hangs_for_long_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.processes.HUNG", SILENT + 1)
+    (port,) = free_ports(1)
+    options = ["--host", "127.0.0.1", "--port", str(port), "--no-grpc", "--processes", "2", "--access-log", "off"]
+    arguments = [*options, "--registry", "static://", "--drain-timeout", "1"]
+    stop, proxy = Stop(), RunningProxy(port)
+    running = asyncio.create_task(Parent(load(ProxySettings, arguments, {}, "PROXY"), arguments).run(stop))
+
+    async def told(figure: str) -> None:
+        async with asyncio.timeout(START):
+            while True:
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(1):
+                        if figure in (await proxy.ask(get(b"/metrics"))).body.decode():
+                            return
+                await asyncio.sleep(0.05)
+
+    await told('muster_proxy_processes{state="answering"} 2.0')
+    hangs = psutil.Process().children()[-1]
+    hangs.suspend()
+    await told('muster_proxy_process_starts_total{process="1",reason="hung"} 1.0')
+    assert not hangs.is_running() or hangs.status() == psutil.STATUS_ZOMBIE
+    stop.request("the test is over")
+    await asyncio.wait_for(running, START)
+
+
+async def test_nothing_of_the_processes_stays_behind_in_the_file_system_when_the_parent_is_killed(
+    tmp_path: Path,
+) -> None:
+    async with serving(TMPDIR=str(tmp_path)) as one:
+        assert b'{state="answering"} 2.0' in (await one.proxy.ask(get(b"/metrics"))).body
+    assert not any(os.scandir(tmp_path))
 
 
 async def test_a_process_that_is_away_is_missing_from_the_figures_and_that_is_said() -> None:

@@ -122,6 +122,15 @@ def test_the_limit_is_what_the_worker_said_shared_among_the_processes(said: int,
     assert Limits(9, processes).of(Worker("a", "127.0.0.1", 9000, capacity=said)) == limit
 
 
+@pytest.mark.parametrize(("capacity", "processes"), [(3, 2), (8, 3), (64, 5), (128, 128)])
+def test_what_a_worker_holds_is_shared_among_the_processes_to_the_last_place(capacity: int, processes: int) -> None:
+    workers = [Worker(f"w{n}", "127.0.0.1", 9000, capacity=capacity) for n in range(100)]
+    limits = [Limits(9, processes, number) for number in range(processes)]
+    assert {sum(limit.of(worker) for limit in limits) for worker in workers} == {capacity}
+    of_all = [sum(limit.of(worker) for worker in workers) for limit in limits]
+    assert max(of_all) - min(of_all) <= 0.2 * max(of_all), "what is over goes to others with each worker"
+
+
 def test_a_limit_that_a_worker_says_anew_counts_from_then_on() -> None:
     roster = Roster(Loop().time)
     for capacity in (2, 3):
