@@ -6,7 +6,7 @@ is refused here, because two parsers that disagree about where a request ends ar
 
 A parse depends on the bytes of the head and on nothing else, and what it gives is never changed. Who keeps a connection
 tends to say the same again, so heads are remembered by their bytes, all of them: bounded, and only those that may come
-again (`_Known`).
+again and hold no credentials (`_Known`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expe
                              b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
+_NOT_KEPT = re.compile(rb"x-request-id|auth|cookie|token|secret|session|passw|key").search
+"""Names of headers whose values are said once only, or are somebody's credentials."""
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -139,14 +141,14 @@ H = TypeVar("H", RequestHead, ResponseHead)
 
 class _Known(dict[bytes, H]):
     """Heads by their bytes. What is said once only is not worth a place: ids, and the boundaries that clients invent
-    for each form."""
+    for each form. And what is secret is not kept for longer than its request takes."""
 
     def learn(self, raw: bytes, head: H) -> None:
         """Remember it, if it may come again."""
         if len(raw) > KNOWN_SIZE:
             return
         for _, name, value in head.headers:
-            if name == b"x-request-id" or (name == b"content-type" and b"boundary" in value.lower()):
+            if _NOT_KEPT(name) or (name == b"content-type" and b"boundary" in value.lower()):
                 return
         if len(self) >= KNOWN:
             self.clear()  # those that do come again are soon back

@@ -42,6 +42,27 @@ def test_heads_that_differ_by_one_byte_are_different() -> None:
     ],
 )
 def test_what_is_said_once_only_takes_nobodys_place(line: str) -> None:
+    assert_not_kept(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Bearer x",
+        "Proxy-Authorization: Basic x",
+        "cookie: session=x",
+        "Set-Cookie: session=x",
+        "X-API-Key: x",
+        "X-Auth-Token: x",
+        "X-Amz-Security-Token: x",
+        "Session: x",
+    ],
+)
+def test_credentials_are_not_kept(line: str) -> None:
+    assert_not_kept(line)
+
+
+def assert_not_kept(line: str) -> None:
     parse_request(request(line))
     parse_response(f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
     assert not heads._requests
