@@ -25,9 +25,12 @@ class TokenBucket:
 
 
 class Backoff:
-    """Waits that double from failure to failure, each a random part of its step, so that watchers do not storm."""
+    """Waits that double from failure to failure, each a random part of its step, so that watchers do not storm.
 
-    def __init__(self, rng: Random, first: float = 0.1, longest: float = 5.0) -> None:
+    The longest is short: a registry that comes back, perhaps with other workers, has to be heard within a second.
+    """
+
+    def __init__(self, rng: Random, first: float = 0.1, longest: float = 0.8) -> None:
         self._rng = rng
         self._first = first
         self._longest = longest
