@@ -38,8 +38,7 @@ NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expe
                              b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
-_NOT_KEPT = re.compile(rb"x-request-id|auth|cookie|token|secret|session|passw|key").search
-"""Names of headers whose values are said once only, or are somebody's credentials."""
+_NOT_KEPT = re.compile(rb"x-request-id|auth|cookie|token|secret|session|passw|key")
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -139,6 +138,12 @@ class _Collector:
 H = TypeVar("H", RequestHead, ResponseHead)
 
 
+@lru_cache(maxsize=1024)
+def _not_kept(name: bytes) -> bool:
+    """Is the value of such a header said once only, or is it somebody's credentials?"""
+    return _NOT_KEPT.search(name) is not None
+
+
 class _Known(dict[bytes, H]):
     """Heads by their bytes. What is said once only is not worth a place: ids, and the boundaries that clients invent
     for each form. And what is secret is not kept for longer than its request takes."""
@@ -148,7 +153,7 @@ class _Known(dict[bytes, H]):
         if len(raw) > KNOWN_SIZE:
             return
         for _, name, value in head.headers:
-            if _NOT_KEPT(name) or (name == b"content-type" and b"boundary" in value.lower()):
+            if _not_kept(name) or (name == b"content-type" and b"boundary" in value.lower()):
                 return
         if len(self) >= KNOWN:
             self.clear()  # those that do come again are soon back
