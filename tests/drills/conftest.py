@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.consul_agent import ConsulAgent
-from tests.drills.cluster import Cluster
+from tests.drills.cluster import Cluster, Program, until
+from tests.drills.machine import Machine
 
 Figure = Callable[[str], None]
 
@@ -46,6 +48,26 @@ def drill_consul() -> Iterator[ConsulAgent]:
     agent.start()
     yield agent
     agent.stop()
+
+
+@pytest.fixture(scope="package")
+def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One for all drills."""
+    folder = tmp_path_factory.mktemp("machine")
+    file = folder / "waits"
+    program = Program(folder, "meter", "tests.drills.machine", "--of", str(os.getpid()), "--out", str(file))
+    until(file.exists, "the meter runs", 10)
+    machine = Machine(file)
+    yield machine
+    machine.close()
+    program.close()
+
+
+@pytest.fixture
+def machine(meter: Machine) -> Machine:
+    """For drills that assert times."""
+    meter.note = ""
+    return meter
 
 
 @pytest.fixture
