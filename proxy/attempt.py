@@ -10,9 +10,9 @@ import asyncio
 import logging
 from time import perf_counter
 
+from muster.framing import Buffer
 from proxy.commons import Commons
 from proxy.dispatch import Failure
-from proxy.framing import Buffer
 from proxy.heads import ResponseHead
 from proxy.health import Outcome
 from proxy.seats import Seat

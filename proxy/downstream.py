@@ -13,10 +13,10 @@ from collections.abc import Callable
 from time import perf_counter
 
 from muster.errors import BadRequest, ClusterError, HeadersTooLarge, RequestTimeout, TooLarge
+from muster.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.access import BAD, COMPLETE, CUT, LEFT, SLOW, STOPPED, end_of
 from proxy.commons import Commons
 from proxy.exchange import Exchange
-from proxy.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.heads import RequestHead, parse_request
 from proxy.own import OwnExchange, is_own
 from proxy.rewrite import error_to_client

@@ -10,11 +10,11 @@ from time import perf_counter
 from typing import Protocol
 
 from muster.errors import ClusterError
+from muster.framing import LAST_CHUNK, Buffer, chunk
 from proxy import dispatch
 from proxy.attempt import Attempt
 from proxy.commons import Commons
 from proxy.dispatch import Failure
-from proxy.framing import LAST_CHUNK, Buffer, chunk
 from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
 from proxy.rewrite import CONTINUE, request_to_worker, response_to_client

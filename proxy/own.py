@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from muster.errors import ClusterError
+from muster.framing import Buffer
 from muster.values import Worker
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy.attempt import Attempt
 from proxy.dispatch import Failure
 from proxy.exchange import Exchange
-from proxy.framing import Buffer
 from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
 from proxy.rewrite import request_to_worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.framing import Buffer
+from muster.framing import Buffer
 
 
 class Budget:

@@ -11,7 +11,7 @@ import json
 from http import HTTPStatus
 
 from muster.errors import ClusterError
-from proxy.framing import Buffer
+from muster.framing import Buffer
 from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
 
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from muster.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.dispatch import Failure
-from proxy.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.heads import BadResponse, ResponseHead, parse_response
 
 READ_HIGH_WATER = 256 * 1024

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.framing import LAST_CHUNK, BadChunk, Body, ChunkedBody, CountedBody, chunk
+from muster.framing import LAST_CHUNK, BadChunk, Body, ChunkedBody, CountedBody, chunk
 
 PIECES = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
 EXTENSIONS = st.sampled_from([b"", b";a=b", b" ; c", b';q="x y"'])
