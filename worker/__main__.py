@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 from typing import Final
 
@@ -14,6 +13,7 @@ from muster import lifetime
 from muster.errors import ClusterError
 from muster.lifetime import Stop
 from muster.memory import keep_pages
+from muster.open_files import allow
 from worker import flags
 from worker.messages.config import BadConfig
 from worker.serve import serve
@@ -24,20 +24,12 @@ from worker.status import Code, StatusError, code_of
 MOST_CONNECTIONS: Final = 65_536
 
 
-def _allow_many_connections() -> None:
-    """Have as many open files as we may: the usual 1,024 are used up by a thousand clients that only hold the line."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 def main() -> int:
     """Run the worker. Exit status 0 after an orderly end, 1 if it failed, 2 for a mistake in the settings.
 
     A drop-in has 255 for everything that keeps it from starting.
     """
-    _allow_many_connections()
+    allow(MOST_CONNECTIONS)
     keep_pages()
     try:
         settings = flags.read(sys.argv[1:], os.environ)

@@ -119,7 +119,7 @@ def test_it_takes_as_many_connections_as_the_system_lets_it() -> None:
         "import resource, worker.__main__ as program\n"
         "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
-        "program._allow_many_connections()\n"
+        "program.allow(program.MOST_CONNECTIONS)\n"
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE), hard)"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
