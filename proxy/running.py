@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 BEAT = 0.5
 """Seconds between two looks whether it answers."""
-SILENT = 3
+SILENT = 4
 """Beats without an answer after which the others take its new connections. That costs nothing if it was only busy."""
 HUNG = 20
 """Beats without an answer after which it is killed."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
+import threading
 import time
+from contextlib import suppress
 
 import psutil
 
-from tests.drills.cluster import Cluster, form, until
+from tests.drills.cluster import Cluster, ask, form, until
 from tests.drills.conftest import Figure
 
 
@@ -73,3 +76,85 @@ def test_all_proxy_processes_are_replaced_one_by_one(cluster: Cluster, figure: F
     figure(f"{len(outcome)} requests while both proxy processes were replaced {rounds} times, "
            f"{len(outcome.failures)} failed: {outcome.describe_failures()}")  # fmt: skip
     outcome.without_failures()
+
+
+class Newcomers:
+    """Clients that come one after the other, four at a time, each with a connection of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._over = threading.Event()
+        self.visits: list[tuple[float, float, int]] = []
+        """When each began, how long it took, and the status, 0 without an answer."""
+
+    def _come(self) -> None:
+        while not self._over.wait(0.01):
+            began, status = time.monotonic(), 0
+            with suppress(OSError, http.client.HTTPException):
+                status, _ = ask(self._port, "POST", "/classify", {})
+            self.visits.append((began, time.monotonic() - began, status))
+
+    def __enter__(self) -> Newcomers:
+        self._threads = [threading.Thread(target=self._come) for _ in range(4)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_process_that_hangs_is_covered_by_the_other(cluster: Cluster, figure: Figure) -> None:
+    """Requests that it has taken in wait for it; those that come meanwhile are served by the other."""
+    proxy = cluster.proxy("--processes", "2")
+    for _ in range(3):
+        cluster.worker()
+    load = cluster.load(600, rate=100)
+    with Newcomers(cluster.port) as newcomers:
+        time.sleep(1)
+        children = proxy.process.children()
+        since = time.monotonic()
+        children[-1].suspend()
+        until(lambda: "does not react" in proxy.log, "it is noticed", 10)
+        noticed = time.monotonic() - since
+        time.sleep(form(8, 2) - noticed + 1)
+        children[-1].resume()
+        lasted = time.monotonic() - since
+        until(lambda: "reacts again" in proxy.log, "it is back", 10)
+        time.sleep(0.5)
+    outcome = load.stop()
+    waited = [seconds for began, seconds, _ in newcomers.visits if since <= began < since + lasted]
+    failed = len(outcome.failures) + sum(status != 200 for *_, status in newcomers.visits)
+    figure(f"a process hung for {lasted:.1f} s, noticed after {noticed:.1f} s: {len(waited)} came meanwhile, waited "
+           f"{max(waited):.1f} s at most; {failed} of {len(outcome) + len(newcomers.visits)} failed")  # fmt: skip
+    assert noticed <= 2.5
+    assert {child.pid for child in proxy.process.children()} == {child.pid for child in children}
+    outcome.without_failures()
+    assert {status for *_, status in newcomers.visits} == {200}
+    early = [seconds for began, seconds, _ in newcomers.visits if since + noticed + 0.5 <= began < since + lasted]
+    assert len(early) > 20
+    assert max(early) < 1, "nobody waits once it is noticed"
+
+
+def test_a_process_that_hangs_for_long_is_replaced(cluster: Cluster, figure: Figure) -> None:
+    """What it has taken in is lost with it, and nothing else."""
+    proxy = cluster.proxy("--processes", "2")
+    for _ in range(3):
+        cluster.worker()
+    with Newcomers(cluster.port) as newcomers:
+        time.sleep(1)
+        victim = proxy.process.children()[-1]
+        since = time.monotonic()
+        victim.suspend()
+        until(lambda: "it is killed" in proxy.log, "it is killed", 20)
+        killed = time.monotonic() - since
+        until(lambda: proxy.log.count("listening on") == 3, "it is replaced", 30)
+        time.sleep(0.5)
+    lost = [began - since for began, _, status in newcomers.visits if status != 200]
+    figure(f"a process hung for good, killed after {killed:.1f} s: {len(newcomers.visits)} requests, {len(lost)} lost "
+           "that it had taken in")  # fmt: skip
+    assert cluster.metric("muster_proxy_process_starts_total", reason="hung") == 1
+    assert len(lost) <= 4, "one for each of those who came at once"
+    assert all(abs(began) < 0.2 for began in lost), "it had taken them in when it stopped"
