@@ -58,8 +58,7 @@ class Owner:
 class Attempt:
     """The caller of a connection, for as long as it lasts."""
 
-    __slots__ = ("_commons", "_connecting", "_over", "_owner", "_since", "connection",
-                 "seat")  # fmt: skip
+    __slots__ = ("_commons", "_connecting", "_over", "_owner", "_since", "connection", "seat", "sent")
 
     def __init__(self, commons: Commons, owner: Owner, seat: Seat, since: float) -> None:
         """`since`: when the seat was leased, as `perf_counter` has it."""
@@ -70,6 +69,8 @@ class Attempt:
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
         self.seat = seat
         self.connection: UpstreamConnection | None = None
+        self.sent = False
+        """The worker had the request, if only a part of it."""
 
     def begin(self, *, fresh: bool) -> None:
         """Find a connection; `fresh`: none that has served before, because it may turn out to be dead."""

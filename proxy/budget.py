@@ -1,8 +1,11 @@
 """The retry budget: requests that are sent again are few beside those that come, whatever fails. Pure.
 
 When many workers fail at once, each retry is more load for those that are left, and the next reason to fail. So what is
-sent a second time is bounded by what came for the first time in the last seconds. A reserve is there at any rate: the
-requests that one dying worker had in its hands are all saved, also when there was little traffic before.
+sent to another worker is bounded by what came for the first time in the last seconds, with a reserve for when that was
+little.
+
+A death is no storm: what the worker had in its hands when it was found dead may all be sent again, however much it is.
+It was sent there once, so each death pays for itself, and who comes back and dies again rests longer and holds less.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ RESERVE = 100
 class RetryBudget:
     """Counts `requests`, which whoever takes one in adds to, and what is sent again for them."""
 
-    __slots__ = ("_past", "ratio", "refused", "requests", "spent")
+    __slots__ = ("_charged", "_past", "ratio", "refused", "requests", "spent")
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
@@ -27,7 +30,12 @@ class RetryBudget:
         """How often something was sent again."""
         self.refused = 0
         """How often that was not allowed."""
+        self._charged = 0  # what was spent, less what was granted
         self._past: deque[tuple[int, int]] = deque([(0, 0)], maxlen=WINDOW)
+
+    def grant(self, held: int) -> None:
+        """A worker was found dead that held so many requests."""
+        self._charged -= held
 
     def take(self) -> bool:
         """Send a request again? Each True is counted as done."""
@@ -35,6 +43,7 @@ class RetryBudget:
             self.refused += 1
             return False
         self.spent += 1
+        self._charged += 1
         return True
 
     @property
@@ -42,9 +51,9 @@ class RetryBudget:
         """How many more may be sent again now."""
         if not self.ratio:
             return 0
-        requests, spent = self._past[0]
-        return max(RESERVE, int(self.ratio * (self.requests - requests))) - (self.spent - spent)
+        requests, charged = self._past[0]
+        return max(RESERVE, int(self.ratio * (self.requests - requests))) - (self._charged - charged)
 
     def turn(self) -> None:
         """A second is over."""
-        self._past.append((self.requests, self.spent))
+        self._past.append((self.requests, self._charged))

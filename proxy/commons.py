@@ -36,6 +36,10 @@ class Commons:
     """None if there is none."""
     connections: int = 0
     """Clients' connections that are open."""
+    grpc_calls: int = 0
+    """Calls of gRPC that are under way, until their clients have taken the answers."""
+    grpc_bytes: int = 0
+    """Bytes of their messages that are here."""
     draining: bool = False
     """The proxy is about to stop: no connection is kept after its answer."""
 
@@ -50,6 +54,7 @@ class Commons:
 
     def __post_init__(self) -> None:
         self.retries = RetryBudget(self.settings.retry_budget)
+        self.roster.on_death.append(lambda seat: self.retries.grant(seat.in_flight))
         self.hedges = HedgeClock(self.loop, self.settings.hedge_after)
 
     def adopt(self, snapshot: Snapshot) -> None:

@@ -4,11 +4,13 @@ A request is lost for nothing if it is given up too early, and does harm if it i
 
     nothing was sent            → another worker, always
     sent, no response byte yet  → a kept-alive connection had died: the same worker once more, on a fresh connection;
-                                  a fresh one died: another worker, up to `MAX_SENT` in all, lest a request that kills
-                                  workers kills them all. Both only if running it twice is safe and all of it is here.
+                                  a fresh one died: another worker, unless `MAX_FAILED` have failed, lest a request that
+                                  kills workers kills them all. Both only if running it twice is safe and all of it is
+                                  here.
     it is found to hang         → another worker, on the same conditions; if they do not hold, it may still answer
     it answers 503              → it did not take the request: another worker, on the same conditions, if one is fit;
-                                  else the answer is passed on
+                                  else the answer is passed on. That nobody takes it does no harm, so all that are fit
+                                  may be asked, as long as the retry budget lasts
     it answers 500, 502, 504    → likewise, if it promised that running it twice is safe: a method does not say enough
     it answers 404              → to a request that names a model it is the same, but no fault: models come and go, and
                                   who says nothing about its models was only taken to have it
@@ -23,8 +25,8 @@ from enum import Enum, auto
 from muster.errors import ClusterError, Overloaded, UnknownModel, WorkerBroke, WorkerTimeout, WorkerUnreachable
 from proxy.health import Outcome
 
-MAX_SENT = 2
-"""Most workers that one request is sent to."""
+MAX_FAILED = 2
+"""Most workers that one request may be given to in vain, not counting those that did not take it."""
 
 
 class Failure(Enum):
@@ -72,8 +74,12 @@ class Attempts:
     """What has been tried for one request."""
 
     made: int = 0  # attempts of any kind
-    sent: int = 0  # workers that were sent something
+    failed: int = 0  # workers that had the request and broke, hung or failed at it
     refreshed: bool = False  # a dead kept-alive connection has been made up for once
+
+    def note(self, failure: Failure) -> None:
+        """A worker that had the request is not asked again, for that reason."""
+        self.failed += failure is not Failure.DECLINED
 
 
 def refusal(status: int, *, names_model: bool, replay_safe: bool) -> Failure | None:
@@ -94,15 +100,21 @@ def outcome_of(status: int, *, says_when: bool) -> Outcome:
     return Outcome.ANSWERED_5XX if status >= 500 else Outcome.ANSWERED
 
 
-def next_step(failure: Failure, attempts: Attempts, *, safe_twice: bool, replayable: bool) -> Step:
-    """`safe_twice`: it is idempotent, or the worker promised that it is; `replayable`: all that came is still here."""
-    if failure is Failure.UNREACHABLE:
+def next_step(failure: Failure, attempts: Attempts, *, sent: bool, safe_twice: bool, replayable: bool) -> Step:
+    """What comes after this failure, which `attempts` does not count yet.
+
+    `sent`: the worker had the request; `safe_twice`: it is idempotent, or the worker promised that it is; `replayable`:
+    all that came is still here.
+    """
+    if not sent:
         return Step.ANOTHER_WORKER
     if failure is Failure.SILENT or not (safe_twice and replayable):
         return Step.GIVE_UP
     if failure is Failure.STALE and not attempts.refreshed:
         return Step.FRESH_CONNECTION
-    return Step.ANOTHER_WORKER if attempts.sent < MAX_SENT else Step.GIVE_UP
+    if failure is Failure.DECLINED:
+        return Step.ANOTHER_WORKER
+    return Step.ANOTHER_WORKER if attempts.failed + 1 < MAX_FAILED else Step.GIVE_UP
 
 
 def error_of(failure: Failure) -> ClusterError:

@@ -147,7 +147,7 @@ class Exchange(Trials):
 
     def on_connected(self, attempt: Attempt, connection: UpstreamConnection) -> None:
         """Send the request, or what there is of it."""
-        self.attempts.sent += 1
+        attempt.sent = True
         connection.begin(attempt, self.head.method, websocket=self.head.websocket)
         head = request_to_worker(self.head, self._client.peer, self.request_id, expect=not self.invited, body=True)
         parts: list[Buffer] = [head]

@@ -145,7 +145,6 @@ class GrpcTrials:
         self._commons.retries.requests += 1
         while True:
             trial = await self.connect(call)
-            call.attempts.sent += 1
             try:
                 if self._commons.hedges.delay and self._safe(call, trial.seat):
                     return await self._hedged(trial, request)
@@ -155,8 +154,9 @@ class GrpcTrials:
                 again = failed.again or (failed.failure is not None and self._again(trial, failed.failure))
                 if failed.failure is not None and (again or failed.failure in (Failure.BROKE, Failure.SILENT)):
                     self._commons.stats.failures[failed.failure] += 1
-                if not again:
+                if not again or failed.failure is None:
                     raise failed.refused from None
+                call.attempts.note(failed.failure)
                 call.tried.append(trial.seat)
 
     def forsake(self, seat: Seat) -> None:
@@ -256,7 +256,8 @@ class GrpcTrials:
         """Is another attempt allowed? Then it is counted."""
         call, roster = trial.call, self._commons.roster
         safe = self._safe(call, trial.seat)
-        if dispatch.next_step(failure, call.attempts, safe_twice=safe, replayable=True) is not Step.ANOTHER_WORKER:
+        step = dispatch.next_step(failure, call.attempts, sent=True, safe_twice=safe, replayable=True)
+        if step is not Step.ANOTHER_WORKER:
             return False
         # Who answers is alive: its answer is better than one of somebody who rests.
         if failure is not Failure.BROKE and not roster.spare([*call.tried, trial.seat], call.want):
@@ -299,8 +300,12 @@ class GrpcTrials:
             second = await self._reach(call, seat)
         except ClusterError as error:
             raise Failed(Failure.UNREACHABLE, refused(error)) from None
-        call.attempts.sent += 1
-        return await self._try(second, request)
+        try:
+            return await self._try(second, request)
+        except Failed as failed:
+            if failed.failure is not None:
+                call.attempts.note(failed.failure)
+            raise
 
 
 def _outcome(failure: Failure | None, error: Any) -> Outcome:

@@ -88,6 +88,9 @@ class Roster:
         """Rests that began, by reason."""
         self.on_eject: list[Callable[[Seat], None]] = []
         """Whom to tell of a worker that is found to be dead or to hang while requests are under way there."""
+        self.on_death: list[Callable[[Seat], None]] = []
+        """Whom to tell, before that, each time that a worker seems to have died, whoever found out. Its `in_flight` is
+        what it held."""
 
     def may_wait(self, scheduler: Scheduler, limit: int, patience: float) -> None:
         """From now on, up to `limit` requests may wait for a seat, `patience` seconds each."""
@@ -305,7 +308,6 @@ class Roster:
 
         By that it is known what was seen of the worker before a rest began, and how fast it is.
         """
-        seat.in_flight -= 1
         health = seat.health
         if outcome is Outcome.ANSWERED:
             health.answered(seconds)
@@ -316,6 +318,7 @@ class Roster:
         else:
             health.ended += 1
             self._judge(seat, outcome, seconds)
+        seat.in_flight -= 1  # not before: what it held when it died is known by that
         if self._waiting:
             self._hand_over(seat)
 
@@ -356,6 +359,9 @@ class Roster:
         seat.health.rest(reason, now, pause, reachable=reachable, until_ready=until_ready)
         if known:
             return
+        if not reachable:
+            for tell in self.on_death:
+                tell(seat)
         self.ejections[reason] += 1
         log.warning("worker %s rests for %.3g s: %s", seat.worker.id, pause, reason)
         self._arrange()

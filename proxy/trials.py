@@ -107,21 +107,19 @@ class Trials(Owner):
 
     def _failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt ended without a part of an answer."""
-        self._commons.stats.failures[failure] += 1
-        if self._has_other(attempt, failure.outcome):
-            return
+        retries = self._commons.retries
         step = self._next_step(attempt, failure)
-        if step is not Step.GIVE_UP and failure is not Failure.UNREACHABLE and not self._commons.retries.take():
-            step = Step.GIVE_UP
-        if step is Step.FRESH_CONNECTION:
+        if step is Step.FRESH_CONNECTION and self._second is None and retries.ratio:
+            # Free: a connection is kept only after an answer, so there are no more of these than of answers.
+            self._commons.stats.failures[failure] += 1
             self.attempts.refreshed = True
             self.attempts.made += 1
-            self.attempts.sent -= 1
             self.connection = None
             attempt.begin(fresh=True)
             return
-        self._leave(attempt, failure.outcome)
-        if step is Step.ANOTHER_WORKER:
+        if self._leave(attempt, failure, failure.outcome):
+            return
+        if step is not Step.GIVE_UP and (not attempt.sent or retries.take()):
             self._seek(failure)
         else:
             self._give_up(dispatch.error_of(failure))
@@ -132,47 +130,59 @@ class Trials(Owner):
         failure = dispatch.refusal(head.status, names_model=self.want.model is not None, replay_safe=replay_safe)
         if failure is None:
             return False
-        outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
-        if not self._has_other(attempt, outcome):
-            if self._next_step(attempt, failure) is not Step.ANOTHER_WORKER or not self._may_move(attempt):
-                return False
-            self._leave(attempt, outcome)
-            self._seek(failure)
-        self._commons.stats.failures[failure] += 1
-        return True
+        return self._moved(attempt, failure, dispatch.outcome_of(head.status, says_when=head.says_when))
 
     def forsake(self, seat: Seat) -> None:
         """The worker was found to hang or to be gone: move to another one, if that is allowed and there is one."""
         if self.answered:
             return
         for attempt in (self._second, self.attempt):
-            if attempt is None or attempt.seat is not seat:
-                continue
-            failure = Failure.UNREACHABLE if attempt.connection is None else Failure.HUNG
-            if self._has_other(attempt, failure.outcome):
-                self._commons.stats.failures[failure] += 1
-            elif self._next_step(attempt, failure) is Step.ANOTHER_WORKER and self._may_move(attempt):
-                self._commons.stats.failures[failure] += 1
-                self._leave(attempt, failure.outcome)
-                self._seek(failure)
+            if attempt is not None and attempt.seat is seat:
+                failure = Failure.HUNG if attempt.sent else Failure.UNREACHABLE
+                self._moved(attempt, failure, failure.outcome)
 
-    def _may_move(self, attempt: Attempt) -> bool:
-        """Has another fit worker room, and does the budget allow to send the request again? Then that is counted."""
+    def _moved(self, attempt: Attempt, failure: Failure, outcome: Outcome) -> bool:
+        """If there is another attempt, or may be one at a worker that is fit, go on with that."""
+        if self._second is None and not self._may_move(attempt, failure):
+            return False
+        if not self._leave(attempt, failure, outcome):
+            self._seek(failure)
+        return True
+
+    def _may_move(self, attempt: Attempt, failure: Failure) -> bool:
+        """May the request go to another worker, has a fit one room, and the budget? Then that is counted."""
+        if self._next_step(attempt, failure) is not Step.ANOTHER_WORKER:
+            return False
         if not self._commons.roster.spare([*self._tried, attempt.seat], self.want):
             return False
-        return attempt.connection is None or self._commons.retries.take()
+        return not attempt.sent or self._commons.retries.take()
 
-    def _leave(self, attempt: Attempt, outcome: Outcome) -> None:
-        """The attempt that leads is over; its worker is not asked again."""
+    def _leave(self, attempt: Attempt, failure: Failure | None, outcome: Outcome) -> bool:
+        """An attempt is over, and its worker is not asked again. Is another under way? Then that one leads now."""
+        if failure is not None:
+            self._commons.stats.failures[failure] += 1
+            if attempt.sent:
+                self.attempts.note(failure)
+        second, self._second = self._second, None
+        if attempt is self.attempt:
+            self.attempt = self.connection = None
+            if second is not None:
+                self.attempt, self.connection, self.seat = second, second.connection, second.seat
+                self._resume_client()
         self._tried.append(attempt.seat)
-        self.attempt = self.connection = None
         attempt.drop(outcome)
+        return second is not None
 
     def _next_step(self, attempt: Attempt, failure: Failure) -> Step:
         if self.attempts.made >= MANY and perf_counter() - self.started > self._commons.settings.response_timeout:
             return Step.GIVE_UP
-        safe = self._safe_twice(attempt.seat)
-        return dispatch.next_step(failure, self.attempts, safe_twice=safe, replayable=self._copy.whole)
+        return dispatch.next_step(
+            failure,
+            self.attempts,
+            sent=attempt.sent,
+            safe_twice=self._safe_twice(attempt.seat),
+            replayable=self._copy.whole,
+        )
 
     def _safe_twice(self, seat: Seat) -> bool:
         return self.head.idempotent or seat.worker.replay_safe
@@ -189,7 +199,7 @@ class Trials(Owner):
         attempt = self.attempt
         if attempt is None or attempt.connection is None or self._second is not None or self.answered:
             return
-        if self._next_step(attempt, Failure.HUNG) is not Step.ANOTHER_WORKER or not self._may_move(attempt):
+        if not self._may_move(attempt, Failure.HUNG):
             return
         try:
             seat = self._commons.roster.lease([*self._tried, attempt.seat], self.want)
@@ -212,22 +222,9 @@ class Trials(Owner):
         if self._second is not None:
             if attempt is self._second:
                 self._commons.stats.hedges_won += 1
-            self._has_other(self.attempt if attempt is self._second else self._second, Outcome.CANCELLED)
-
-    def _has_other(self, attempt: Attempt | None, outcome: Outcome) -> bool:
-        """If two attempts are under way, give this one up and go on with the other."""
-        second = self._second
-        if attempt is None or second is None:
-            return False
-        self._second = None
-        if attempt is not second:
-            self.attempt = second
-            self.connection = second.connection
-            self.seat = second.seat
-            self._resume_client()
-        self._tried.append(attempt.seat)
-        attempt.drop(outcome)
-        return True
+            loser = self.attempt if attempt is self._second else self._second
+            assert loser is not None  # noqa: S101  # it leads
+            self._leave(loser, None, Outcome.CANCELLED)
 
     def _unwatch(self) -> None:
         if self._watched:

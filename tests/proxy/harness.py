@@ -97,7 +97,7 @@ class ScriptedWorker:
         self.worker = dataclasses.replace(self.worker, grpc_port=port)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20, backlog=1024)
 
     async def stop(self) -> None:
         """Gone at once, as after kill -9: the port refuses, connections are reset."""

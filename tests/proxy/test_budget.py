@@ -12,7 +12,7 @@ def granted(budget: RetryBudget, wanted: int) -> int:
     return sum(budget.take() for _ in range(wanted))
 
 
-def test_what_one_dying_worker_had_in_its_hands_is_saved_without_any_traffic_before() -> None:
+def test_something_may_be_sent_again_without_any_traffic_before() -> None:
     budget = RetryBudget(0.2)
     assert granted(budget, RESERVE) == RESERVE >= 100
     assert not budget.take()
@@ -40,6 +40,23 @@ def test_what_happened_longer_ago_than_the_window_is_forgotten() -> None:
 def test_nothing_is_sent_again_without_a_budget() -> None:
     budget = RetryBudget(0.0)
     budget.requests += 5000
+    assert granted(budget, 10) == 0
+
+
+def test_what_a_dead_worker_held_may_be_sent_again_besides_and_soon_or_never() -> None:
+    budget = RetryBudget(0.2)
+    granted(budget, RESERVE)
+    budget.grant(300)
+    assert granted(budget, 500) == 300
+    budget.grant(300)
+    for _ in range(WINDOW):
+        budget.turn()
+    assert budget.left == RESERVE
+
+
+def test_no_death_grants_anything_where_nothing_is_to_be_sent_again() -> None:
+    budget = RetryBudget(0.0)
+    budget.grant(300)
     assert granted(budget, 10) == 0
 
 

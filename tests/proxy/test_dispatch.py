@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.dispatch import MAX_SENT, Attempts, Failure, Step, error_of, next_step, outcome_of, refusal
+from proxy.dispatch import MAX_FAILED, Attempts, Failure, Step, error_of, next_step, outcome_of, refusal
 from proxy.health import Outcome
 
 
 def test_what_was_never_sent_goes_to_another_worker_whatever_it_is() -> None:
-    for attempts in (Attempts(1, 0), Attempts(9, MAX_SENT)):
-        step = next_step(Failure.UNREACHABLE, attempts, safe_twice=False, replayable=True)
-        assert step is Step.ANOTHER_WORKER
+    for attempts in (Attempts(1, 0), Attempts(9, MAX_FAILED)):
+        for failure in (Failure.UNREACHABLE, Failure.STALE):
+            step = next_step(failure, attempts, sent=False, safe_twice=False, replayable=True)
+            assert step is Step.ANOTHER_WORKER
 
 
 @pytest.mark.parametrize(
@@ -22,25 +23,44 @@ def test_what_was_never_sent_goes_to_another_worker_whatever_it_is() -> None:
 def test_what_was_sent_is_sent_again_only_if_it_is_safe_and_whole(
     failure: Failure, safe: bool, replayable: bool
 ) -> None:
-    assert next_step(failure, Attempts(1, 1), safe_twice=safe, replayable=replayable) is Step.GIVE_UP
+    assert next_step(failure, Attempts(1), sent=True, safe_twice=safe, replayable=replayable) is Step.GIVE_UP
 
 
 def test_a_dead_kept_connection_is_made_up_for_once() -> None:
-    assert next_step(Failure.STALE, Attempts(1, 1), safe_twice=True, replayable=True) is Step.FRESH_CONNECTION
-    again = Attempts(2, 1, refreshed=True)
-    assert next_step(Failure.STALE, again, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
+    assert next_step(Failure.STALE, Attempts(1), sent=True, safe_twice=True, replayable=True) is Step.FRESH_CONNECTION
+    again = Attempts(2, refreshed=True)
+    assert next_step(Failure.STALE, again, sent=True, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
+
+
+def after(*failures: Failure) -> Attempts:
+    """Attempts at workers that had the request, each of which ended so."""
+    attempts = Attempts(len(failures), refreshed=True)
+    for failure in failures:
+        attempts.note(failure)
+    return attempts
 
 
 @pytest.mark.parametrize(
-    "failure", [Failure.BROKE, Failure.GARBAGE, Failure.HUNG, Failure.DECLINED, Failure.ERRED, Failure.LACKING]
+    "failure",
+    [Failure.STALE, Failure.UNREACHABLE, Failure.BROKE, Failure.GARBAGE, Failure.HUNG, Failure.ERRED, Failure.LACKING],
 )
-def test_a_request_is_sent_to_two_workers_at_most(failure: Failure) -> None:
-    assert next_step(failure, Attempts(1, 1), safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
-    assert next_step(failure, Attempts(2, MAX_SENT), safe_twice=True, replayable=True) is Step.GIVE_UP
+def test_two_workers_at_most_have_a_request_in_vain(failure: Failure) -> None:
+    first = next_step(failure, after(), sent=True, safe_twice=True, replayable=True)
+    second = next_step(failure, after(failure), sent=True, safe_twice=True, replayable=True)
+    assert (first, second) == (Step.ANOTHER_WORKER, Step.GIVE_UP)
+
+
+def test_who_did_not_take_it_does_not_count() -> None:
+    declined = after(*[Failure.DECLINED] * 9)
+    for failure in (Failure.DECLINED, Failure.BROKE):
+        assert next_step(failure, declined, sent=True, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
+    declined.note(Failure.BROKE)
+    assert next_step(Failure.DECLINED, declined, sent=True, safe_twice=True, replayable=True) is Step.ANOTHER_WORKER
+    assert next_step(Failure.BROKE, declined, sent=True, safe_twice=True, replayable=True) is Step.GIVE_UP
 
 
 def test_a_silent_worker_may_still_be_working_so_nobody_else_is_asked() -> None:
-    assert next_step(Failure.SILENT, Attempts(1, 1), safe_twice=True, replayable=True) is Step.GIVE_UP
+    assert next_step(Failure.SILENT, Attempts(1), sent=True, safe_twice=True, replayable=True) is Step.GIVE_UP
 
 
 def test_every_failure_has_a_sentence_and_some_are_nobodys_fault() -> None:
