@@ -40,6 +40,8 @@ class Stop:
         self._event = asyncio.Event()
         self._failure: BaseException | None = None
         self._signalled_at: float | None = None
+        self.at_once: Callable[[], None] = lambda: None
+        """What is still to be done when a second signal ends this process without any order."""
 
     def request(self, reason: str) -> None:
         """End in an orderly way. A second request changes nothing."""
@@ -81,6 +83,7 @@ class Stop:
             self.request(number.name)
         elif loop.time() - self._signalled_at > TWICE and LIFELINE not in os.environ:
             log.warning("ending at once: a second %s", number.name)
+            self.at_once()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

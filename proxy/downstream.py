@@ -256,7 +256,9 @@ class ClientConnection(asyncio.Protocol):
     def must_close(self) -> bool:
         """Is this connection's end near?"""
         exchange = self._exchange
-        if exchange is None or not exchange.head.keep_alive or self._commons.draining:
+        if exchange is None or not exchange.head.keep_alive:
+            return True
+        if self._commons.draining and not self._buffer:  # what came before its answer is served, too
             return True
         return not exchange.wants_body and self._unwanted(exchange)
 

@@ -64,6 +64,7 @@ class Parent:
                 life.callback(sock.close)
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._roll)
+            stop.at_once = self._kill
             keeping = [loop.create_task(self._keep(number)) for number in range(settings.processes)]
             keeping.append(loop.create_task(self._watch()))
             waits = [loop.create_task(stop.wait()), loop.create_task(self._failed.wait())]
@@ -203,11 +204,16 @@ class Parent:
             running.terminate()
         if self._reaping:
             await asyncio.wait(self._reaping, timeout=self._settings.drain_timeout + GRACE)
-        for running in list(self._running):
+        for running in self._running:
             log.warning("process %d does not end; it is killed", running.number)
-            running.kill()
+        self._kill()
         if self._reaping:
             await asyncio.wait(self._reaping)
+
+    def _kill(self) -> None:
+        """End all of them now."""
+        for running in self._running:
+            running.kill()
 
 
 def _bind(host: str, port: int, count: int) -> list[list[socket.socket]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from muster.lifetime import Stop
+from muster.lifetime import TWICE, Stop
 from muster.settings import load
 from proxy.grpc_api import NOT_SERVING, SERVING
 from proxy.grpc_quietly import grpc
@@ -24,7 +24,7 @@ from proxy.processes import Parent
 from proxy.running import SILENT
 from proxy.settings import ProxySettings, processes
 from tests.consul_agent import free_ports
-from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, get
+from tests.proxy.harness import DEADLINE, RunningProxy, ScriptedWorker, Seen, get, until
 
 START = 30.0
 """Seconds that several processes may take to start on a busy machine."""
@@ -183,6 +183,35 @@ async def test_asked_to_end_the_parent_ends_all_and_the_port_refuses() -> None:
         assert one.children == []
         with pytest.raises(ConnectionError):
             await one.proxy.connect()
+
+
+async def test_asked_twice_to_end_the_parent_does_not_wait_and_nor_do_the_others() -> None:
+    never = asyncio.Event()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await never.wait()
+
+    worker = ScriptedWorker(answer)
+    await worker.start()
+    async with (
+        family("--registry", f"static://127.0.0.1:{worker.port}", "--no-grpc") as one,
+        asyncio.timeout(START),
+    ):
+        await one.says(b"listening on", 2)
+        async with one.proxy.client() as client:
+            client.writer.write(get())
+            await until(lambda: bool(worker.seen))
+            one.process.send_signal(signal.SIGTERM)
+            await one.says(b"stopping", 3)
+            children = [psutil.Process(child) for child in one.children]
+            await asyncio.sleep(2 * TWICE)
+            assert one.process.returncode is None
+            one.process.send_signal(signal.SIGTERM)
+            assert await one.process.wait() == -signal.SIGTERM
+            _, alive = await asyncio.to_thread(psutil.wait_procs, children, 2)
+            assert not alive
+    never.set()
+    await worker.stop()
 
 
 async def test_the_port_is_closed_until_a_process_has_its_first_snapshot() -> None:

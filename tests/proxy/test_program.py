@@ -114,6 +114,32 @@ async def test_asked_to_end_it_finishes_what_is_under_way_and_takes_nothing_new(
         assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
 
 
+async def test_asked_to_end_it_serves_what_a_client_has_sent_already_behind_the_request_under_way() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(response(seen.line.split()[1]))
+
+    worker = ScriptedWorker(answer)
+    async with (
+        running(worker) as registry,
+        program("--registry", registry) as (process, proxy),
+        proxy.client() as idle,
+        proxy.client() as client,
+    ):
+        await idle.ask(get(b"/healthz"))
+        client.writer.write(get(b"/1") + get(b"/2") + get(b"/3"))
+        await until(lambda: bool(worker.seen))
+        process.send_signal(signal.SIGTERM)
+        await idle.closed()
+        go_on.set()
+        answers = [await client.answer_to(b"GET") for _ in range(3)]
+        assert [one.body for one in answers] == [b"/1", b"/2", b"/3"]
+        assert [one.values(b"connection") for one in answers] == [[], [], [b"close"]]
+        assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
+
+
 async def test_its_port_taken_it_says_so_in_one_line_and_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, said = await outcome(
