@@ -287,14 +287,18 @@ class Cluster:
         """The same by the worker's id."""
         return {worker["id"]: worker for worker in self.workers_told()}
 
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        total = 0.0
+    def samples(self, name: str, **labels: str) -> list[float]:
+        """A metric's samples that have these labels."""
+        found = []
         for line in ask(self.port, "GET", "/metrics")[1].splitlines():
             match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
             if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
-                total += float(match[2])
-        return total
+                found.append(float(match[2]))
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of them."""
+        return sum(self.samples(name, **labels))
 
     def load(
         self, seconds: float, rate: float = 200, size: int = 100_000, path: str = "/classify",
