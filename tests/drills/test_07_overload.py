@@ -50,7 +50,7 @@ def test_overload_costs_no_goodput_and_those_turned_away_hear_it_at_once(
         f"{3 * CAPACITY:.0f} requests/s at a capacity of {CAPACITY:.0f}: {goodput:.0f}/s served "
         f"({goodput / CAPACITY * 100:.1f} %), {len(turned)} turned away, {len(early)} of them at once: "
         f"p50 {percentile(at_once, 50) * 1000:.1f} ms, p99 {percentile(at_once, 99) * 1000:.1f} ms; at most "
-        f"{queued:.0f} waited (limit {QUEUE}), the longest of all {longest:.2f} s; at most {held} under way at one worker "
+        f"{queued:.0f} waited (limit {QUEUE}), the longest {longest:.2f} s; at most {held} under way at one worker "
         f"(limit {LIMIT}); memory of the proxy {grown[0]:+.1f} MiB, of the workers {grown[1]:+.1f} MiB{machine.note}"
     )
     assert goodput >= 0.95 * CAPACITY
@@ -72,8 +72,8 @@ def test_who_waits_in_vain_hears_so_when_the_time_is_over(cluster: Cluster, figu
     turned = sorted(request.ended - request.started for request in outcome.requests if request.status == 503)
     at_once, in_vain = (cluster.metric(f"muster_proxy_queue_{what}_total") for what in ("refused", "timeouts"))
     figure(
-        f"{len(outcome)} requests for a worker that takes one in 3 s: {len(outcome) - len(turned)} served, {at_once:.0f} "
-        f"turned away at once, {in_vain:.0f} after {turned[-1]:.2f} s at most ({PATIENCE} s allowed)"
+        f"{len(outcome)} requests for a worker that takes one in 3 s: {len(outcome) - len(turned)} served, "
+        f"{at_once:.0f} turned away at once, {in_vain:.0f} after {turned[-1]:.2f} s at most ({PATIENCE} s allowed)"
     )
     assert len(turned) == at_once + in_vain == len(outcome) - 1
     assert in_vain >= 8
