@@ -7,7 +7,8 @@
 
 A strategy is made of the seats that are fit, and made anew only when that set or what they deserve changes. It writes
 down a *cycle*, in which every seat stands as often as its weight says, so a pick is one step however many workers there
-are. Those that have no room are stepped over, which costs one comparison where they have.
+are. Whoever cannot have the one whose turn it is, because it has no room or has failed already, takes the next by a
+turn that is kept apart: else those beside one that fails would be skipped, or would get all that it does not do.
 """
 
 from __future__ import annotations
@@ -52,32 +53,31 @@ S = TypeVar("S", bound=Weighted)
 class Strategy(Generic[S]):
     """Whose turn it is among some seats. This one is smooth weighted round robin."""
 
-    __slots__ = ("_at", "_cycle", "seats")
+    __slots__ = ("_apart", "_at", "_cycle", "seats")
 
     def __init__(self, seats: Sequence[S]) -> None:
         self._cycle = round_robin(seats)
         self._at = 0
+        self._apart = 0
         self.seats = frozenset(seats)
 
     def step(self, tried: Collection[S]) -> S | None:
         """The next that has room and is none of `tried`, None if there is none."""
         cycle, at = self._cycle, self._at
-        if not cycle:
-            return None
+        if tried or not cycle:
+            return self._other(tried)
         seat = cycle[at]
         at += 1
         self._at = at if at < len(cycle) else 0
-        if seat.in_flight < seat.limit and (not tried or seat not in tried):
-            return seat
-        return self._further(tried)
+        return seat if seat.in_flight < seat.limit else self._other(tried)
 
-    def _further(self, tried: Collection[S]) -> S | None:
-        """The same, after the next one could not be had. A long cycle is not searched to its end: by then who has
-        room is sought among the seats themselves."""
+    def _other(self, tried: Collection[S]) -> S | None:
+        """Another than the one whose turn it is. A long cycle is not searched to its end: by then who has room is
+        sought among the seats themselves."""
         cycle = self._cycle
         for _ in range(min(len(cycle), len(self.seats))):
-            seat = cycle[self._at]
-            self._at = self._at + 1 if self._at + 1 < len(cycle) else 0
+            seat = cycle[self._apart]
+            self._apart = self._apart + 1 if self._apart + 1 < len(cycle) else 0
             if seat.in_flight < seat.limit and seat not in tried:
                 return seat
         if len(cycle) == len(self.seats):
@@ -154,7 +154,7 @@ class PowerOfTwo(Strategy[S]):
             return one
         if other.in_flight < other.limit and other not in tried:
             return other
-        return self._further(tried)
+        return self._other(tried)
 
 
 STRATEGIES: Final[dict[str, type[Strategy[Any]]]] = {

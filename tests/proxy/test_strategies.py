@@ -56,6 +56,35 @@ def test_in_any_stretch_of_the_cycle_nobody_is_far_from_its_part(deserved: list[
             assert abs(so_far[name] - all_of_them * taken / len(cycle)) < 1 + len(seats) / 2
 
 
+def test_who_stands_in_for_another_does_not_lose_its_own_turn() -> None:
+    ann, bob = Seatlike("a"), Seatlike("b")
+    order = Strategy([ann, bob])
+    first = ""
+    for _ in range(6):
+        taken = order.step(())
+        assert taken is not None
+        first += taken.name
+        if taken is ann:
+            assert order.step([ann]) is bob
+    assert first == "ababab"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_those_beside_one_that_cannot_be_had_share_what_it_does_not_do(full: bool) -> None:
+    seats = [Seatlike(name) for name in "abc"]
+    ann = seats[0]
+    ann.in_flight = ann.limit if full else 0
+    order = Strategy(seats)
+    taken = ""
+    for _ in range(60):
+        seat = order.step(())
+        if seat is ann:
+            seat = order.step([ann])
+        assert seat is not None
+        taken += seat.name
+    assert Counter(taken) == {"b": 30, "c": 30}
+
+
 def test_200_workers_that_all_deserve_a_part_make_a_cycle_that_is_bounded() -> None:
     seats = [Seatlike(str(at), weight=at % 50 + 1, share=0.05) for at in range(200)]
     assert len(round_robin(seats)) <= MAX_CYCLE + 200
