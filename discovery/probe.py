@@ -16,6 +16,7 @@ import orjson
 
 from discovery.bodies import read_at_most
 from discovery.endpoints import join
+from discovery.names import Names, connector
 from discovery.worker_json import from_json
 from muster import wire
 from muster.values import Worker
@@ -61,9 +62,14 @@ class Probe:
 
 
 @asynccontextmanager
-async def probing(timeout: float) -> AsyncIterator[Probe]:  # noqa: ASYNC109  # each question's, not this function's
-    """A probe that waits `timeout` seconds for an answer."""
+async def probing(
+    timeout: float,  # noqa: ASYNC109  # each question's, not this function's
+    names: Names | None = None,
+) -> AsyncIterator[Probe]:
+    """A probe that waits `timeout` seconds for an answer, and finds hosts by `names`."""
     async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar()
+        connector=connector(names or Names()),
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield Probe(session)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
+from discovery.names import Names
 from muster.errors import WorkerUnreachable
 from muster.values import Worker
 from proxy import pipe
@@ -15,9 +17,16 @@ class Pool:
     """The idle connections, by worker. The most recently used goes first, so surplus ones grow old and are closed."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, connect_timeout: float, idle_timeout: float, max_head: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        names: Names,
+        *,
+        connect_timeout: float,
+        idle_timeout: float,
+        max_head: int,
     ) -> None:
         self._loop = loop
+        self._names = names
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._max_head = max_head
@@ -36,14 +45,23 @@ class Pool:
         """A fresh connection. WorkerUnreachable if there is none within the time limit."""
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: self._connection(worker.id), worker.host, worker.port
-                )
+                connection = await self._dial(worker)
         except TimeoutError:
             raise WorkerUnreachable(f"{worker.address} did not accept within {self._connect_timeout:g} s") from None
-        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up
+        except OSError as error:
             raise WorkerUnreachable(f"{worker.address}: {error}") from None
         connection.transport.set_write_buffer_limits(high=READ_HIGH_WATER)
+        return connection
+
+    async def _dial(self, worker: Worker) -> UpstreamConnection:
+        *others, last = await self._names.find(worker.host)
+        for address in others:
+            with suppress(OSError):
+                return await self._to(worker, address)
+        return await self._to(worker, last)
+
+    async def _to(self, worker: Worker, address: str) -> UpstreamConnection:
+        _, connection = await self._loop.create_connection(lambda: self._connection(worker.id), address, worker.port)
         return connection
 
     def connect_inside(self, key: str, server: Callable[[], asyncio.BaseProtocol]) -> UpstreamConnection:

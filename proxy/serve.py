@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from aiohttp import web
 
 from discovery.addresses import open_registry
+from discovery.names import Names
 from discovery.probe import probing
 from discovery.registry import Registry
 from muster.lifetime import Stop, supervised
@@ -69,8 +70,10 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         await runner.setup()
         life.push_async_callback(runner.cleanup)
         assert runner.server is not None  # noqa: S101  # what setup() is for
+        names = Names()
         pool = Pool(
             loop,
+            names,
             connect_timeout=settings.connect_timeout,
             idle_timeout=settings.upstream_idle,
             max_head=settings.max_head,
@@ -80,11 +83,11 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
         commons.access = life.enter_context(_access(settings, loop))
         relay = Relay(commons)
-        roster.on_eject.append(relay.forsake)
+        roster.fitness.on_eject.append(relay.forsake)
 
-        probe = await life.enter_async_context(probing(settings.connect_timeout))
+        probe = await life.enter_async_context(probing(settings.connect_timeout, names))
         doubt = Doubt(commons.adopt, probe.ask)
-        departures = Departures(probe.look, lambda seat: roster.eject(seat, "left"))
+        departures = Departures(probe.look, lambda seat: roster.fitness.eject(seat, "left"))
         commons.on_left.append(departures.add)
         prober = Prober(roster, probe.look, lambda: registry.contact_age, settings.registry_stale)
         api.view = View(commons, registry, prober)
