@@ -111,7 +111,7 @@ class Attempt:
             self._owner.on_connected(self, self.connection)
         else:
             # One that rests is asked when nobody else is left: that it still fails is no news.
-            level = logging.DEBUG if self._commons.roster.resting(self.seat) else logging.WARNING
+            level = logging.DEBUG if self._commons.roster.fitness.resting(self.seat) else logging.WARNING
             log.log(level, "worker %s: %s", self.seat.worker.id, error or "it hung up before it was sent anything")
             self._owner.on_failure(self, Failure.UNREACHABLE, answered=False)
 

@@ -54,7 +54,7 @@ class Commons:
 
     def __post_init__(self) -> None:
         self.retries = RetryBudget(self.settings.retry_budget)
-        self.roster.on_death.append(lambda seat: self.retries.grant(seat.in_flight))
+        self.roster.fitness.on_death.append(lambda seat: self.retries.grant(seat.in_flight))
         self.hedges = HedgeClock(self.loop, self.settings.hedge_after)
 
     def adopt(self, snapshot: Snapshot) -> None:

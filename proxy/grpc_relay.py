@@ -28,7 +28,7 @@ class GrpcRelay:
     def __init__(self, commons: Commons, channels: Channels) -> None:
         self._commons = commons
         self._trials = GrpcTrials(commons, channels)
-        commons.roster.on_eject.append(self._trials.forsake)
+        commons.roster.fitness.on_eject.append(self._trials.forsake)
 
     async def unary(self, method: str, request: bytes, context: Any) -> bytes:
         """The answer to a call of one of the methods that `grpc_wants` knows."""

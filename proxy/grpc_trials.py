@@ -22,8 +22,8 @@ from proxy.grpc_metadata import Metadata
 from proxy.grpc_quietly import grpc
 from proxy.grpc_wants import READ_ONLY
 from proxy.health import Outcome
-from proxy.roster import Busy
 from proxy.seats import Seat
+from proxy.waiting import Busy
 from proxy.wants import Want
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class GrpcTrials:
             return Trial(call, seat, await self._channels.to(seat.worker))
         except WorkerUnreachable as error:
             # One that rests is asked when nobody else is left: that it still fails is no news.
-            level = logging.DEBUG if roster.resting(seat) else logging.WARNING
+            level = logging.DEBUG if roster.fitness.resting(seat) else logging.WARNING
             log.log(level, "worker %s: %s", seat.worker.id, error)
             self._commons.stats.failures[Failure.UNREACHABLE] += 1
             # Not REFUSED: that it is ready, which it says over HTTP, would end its rest.

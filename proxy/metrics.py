@@ -37,7 +37,7 @@ def state_of(roster: Roster, seat: Seat) -> str:
     """`ready`; `resting` after failures; `empty` for a worker that has no model at the moment."""
     if seat.worker.empty:
         return "empty"
-    return "resting" if roster.resting(seat) else "ready"
+    return "resting" if roster.fitness.resting(seat) else "ready"
 
 
 def families(view: View) -> Iterator[Metric]:
@@ -113,7 +113,7 @@ def _workers(roster: Roster) -> Iterator[Metric]:
     yield _by("share", "Part of its weight that a worker gets", "worker", shares, kind=gauge)
     picks = {id_: seat.picks for id_, seat in by_id.items()}
     yield _by("picks", "Times that a worker was chosen", "worker", picks)
-    yield _by("ejections", "Times that a worker began to rest", "reason", roster.ejections)
+    yield _by("ejections", "Times that a worker began to rest", "reason", roster.fitness.ejections)
 
 
 def _counter(name: str, sentence: str, value: float) -> Metric:

@@ -30,7 +30,7 @@ def roster_json(view: View) -> dict[str, Any]:
 
 
 def _seen(roster: Roster, seat: Seat) -> dict[str, Any]:
-    health, left = seat.health, roster.rest_left(seat)
+    health, left = seat.health, roster.fitness.rest_left(seat)
     return {
         "in_flight": seat.in_flight,
         "in_flight_limit": seat.limit,

@@ -83,7 +83,7 @@ class Prober:
 
     def ask_suspects(self, now: float) -> None:
         """Begin to ask those about whom there is doubt and who were not asked a moment ago."""
-        suspects = self._roster.suspects()
+        suspects = self._roster.fitness.suspects()
         if self.stale:
             suspects += [seat for seat in self._roster.seats if seat not in suspects]
         elif not suspects and self._due:
@@ -112,11 +112,11 @@ class Prober:
                 return  # it was we who were busy: asked again at once
             self._dead[seat] += 1
             self._due[seat] = now + min(PAUSE * 2.0 ** min(self._dead[seat] - 1, 8), LONGEST_PAUSE)
-            self._roster.eject(seat, "probe")
+            self._roster.fitness.eject(seat, "probe")
             return
         self._dead.pop(seat, None)
         self._due[seat] = now + (TURN if self.stale else PAUSE)
         # Who says that it cannot serve is alive, and may still answer what it owes; but it does not come back so.
         itself = told is not None and told.id in (worker.id, worker.address)
-        if itself or not self._roster.resting(seat):
-            self._roster.restore(seat)
+        if itself or not self._roster.fitness.resting(seat):
+            self._roster.fitness.restore(seat)

@@ -20,10 +20,9 @@ from proxy.dispatch import Attempts, Failure, Step
 from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
 from proxy.replay import Copy
-from proxy.roster import Busy
 from proxy.seats import Seat
 from proxy.upstream import UpstreamConnection
-from proxy.waiting import Ticket
+from proxy.waiting import Busy, Ticket
 from proxy.wants import ANY
 
 MANY = 5

@@ -17,6 +17,10 @@ from proxy.wants import Want
 S = TypeVar("S")
 
 
+class Busy(Overloaded):
+    """Every worker that could take the request is full. To wait may help."""
+
+
 class Timer(Protocol):
     """What `call_at` returns."""
 
@@ -72,12 +76,24 @@ class Ticket(Generic[S]):
 
 
 class Line(Generic[S]):
-    """All who wait. `give_back` takes a seat that its ticket's owner did not want any more."""
+    """All who wait.
 
-    def __init__(self, scheduler: Scheduler, limit: int, patience: float, give_back: Callable[[S], None]) -> None:
+    `lease` finds a seat for a ticket, or raises Busy while there is none; `give_back` takes one that its ticket's owner
+    did not want any more.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        limit: int,
+        patience: float,
+        lease: Callable[[Collection[S], Want], S],
+        give_back: Callable[[S], None],
+    ) -> None:
         self._scheduler = scheduler
         self._limit = limit
         self._patience = patience
+        self._lease = lease
         self._give_back = give_back
         self.tickets: dict[Ticket[S], None] = {}
         """Those who wait, in the order in which they came. Empty or not is all that the hot path asks."""
@@ -119,14 +135,22 @@ class Line(Generic[S]):
             self._timer = self._scheduler.call_at(ticket.since + self._patience, self._ring)
         return ticket
 
-    def seat(self, ticket: Ticket[S], seat: S) -> None:
-        """It is this one's turn."""
-        self.seconds += self._scheduler.time() - ticket.since
-        self._done(ticket, seat)
+    def call(self, ticket: Ticket[S]) -> None:
+        """There may be a seat for this one now, or it may wait in vain."""
+        try:
+            seat = self._lease(ticket.tried, ticket.want)
+        except Busy:
+            return
+        except ClusterError as error:
+            self._done(ticket, error)
+        else:
+            self.seconds += self._scheduler.time() - ticket.since
+            self._done(ticket, seat)
 
-    def dismiss(self, ticket: Ticket[S], error: ClusterError) -> None:
-        """This one waits in vain."""
-        self._done(ticket, error)
+    def call_all(self) -> None:
+        """Somebody may have come, or the last one gone: in order, whoever waits may find a seat."""
+        for ticket in self:
+            self.call(ticket)
 
     def left(self, ticket: Ticket[S]) -> None:
         """Its owner has gone."""

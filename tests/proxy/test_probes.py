@@ -71,7 +71,7 @@ async def test_one_that_owes_answers_is_asked_and_stays_if_it_is_well() -> None:
     await site.round()
     site.now += 0.5
     assert await site.round() == [seat.worker.port]
-    assert not site.roster.resting(seat)
+    assert not site.roster.fitness.resting(seat)
 
 
 @pytest.mark.parametrize(("finding", "rests"), [(Finding.DEAD, True), (Finding.UNFIT, False), (Finding.FIT, False)])
@@ -82,8 +82,8 @@ async def test_only_one_that_does_not_answer_is_ejected(finding: Finding, rests:
     await site.round()
     site.now += 0.5
     assert await site.round() == [seat.worker.port]
-    assert site.roster.resting(seat) is rests
-    assert site.roster.ejections["probe"] == int(rests)
+    assert site.roster.fitness.resting(seat) is rests
+    assert site.roster.fitness.ejections["probe"] == int(rests)
     assert site.prober.results[finding] == 1
 
 
@@ -102,17 +102,17 @@ async def test_one_that_rests_because_it_seemed_dead_is_back_when_it_is_ready_it
     site = Site(1)
     (seat,) = site.roster.seats
     site.roster.release(site.roster.lease(), Outcome.REFUSED)
-    assert site.roster.resting(seat)
+    assert site.roster.fitness.resting(seat)
     site.findings[9000], site.names[9000] = finding, name
     assert await site.round() == [9000]
-    assert site.roster.resting(seat) is not back
+    assert site.roster.fitness.resting(seat) is not back
 
 
 async def test_one_that_rests_for_its_answers_is_not_asked() -> None:
     site = Site()
     for _ in range(15):
         site.roster.release(site.roster.lease(), Outcome.ANSWERED_5XX, 0.01)
-    assert any(site.roster.resting(seat) for seat in site.roster.seats)
+    assert any(site.roster.fitness.resting(seat) for seat in site.roster.seats)
     assert await site.round() == []
 
 
@@ -124,7 +124,7 @@ async def test_everybody_is_asked_when_the_registry_is_silent_and_nobody_too_oft
     site.findings[9001] = Finding.DEAD
     assert await site.round() == [9000, 9001, 9002]
     assert await site.round() == []
-    assert [seat.worker.id for seat in site.roster.seats if site.roster.resting(seat)] == ["w1"]
+    assert [seat.worker.id for seat in site.roster.seats if site.roster.fitness.resting(seat)] == ["w1"]
 
 
 async def test_only_so_many_are_asked_at_the_same_time() -> None:
@@ -148,7 +148,7 @@ async def test_one_that_has_left_while_it_was_asked_is_forgotten() -> None:
     site.roster.apply(Snapshot(2, ()))
     site.gate.set()
     await until(lambda: not site.under_way)
-    assert not site.roster.ejections
+    assert not site.roster.fitness.ejections
     assert not seat.listed
 
 
@@ -161,7 +161,7 @@ async def test_when_we_were_late_ourselves_nobody_is_blamed() -> None:
     time.sleep(TIMEOUT + 0.15)  # noqa: ASYNC251  # as when this process had no turn
     site.gate.set()
     await until(lambda: not site.under_way)
-    assert not site.roster.ejections
+    assert not site.roster.fitness.ejections
     assert await site.round() == [9000]
 
 

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from muster.errors import ClusterError, NoWorkers, Overloaded, UnknownModel
 from muster.values import Snapshot, Worker
 from proxy.health import Outcome, Policy, Rest
-from proxy.roster import Busy, Roster
+from proxy.roster import Roster
 from proxy.seats import Limits, Seat
-from proxy.waiting import Ticket
+from proxy.waiting import Busy, Ticket
 from proxy.wants import ANY, Want
 
 DIGITS, CATS = Want("digits"), Want("cats")
@@ -350,7 +350,7 @@ def test_a_worker_that_comes_back_from_a_rest_serves_those_who_wait() -> None:
 def test_while_all_rest_they_keep_to_their_limits_too() -> None:
     site = Site({"a": ["digits"]})
     (seat,) = site.fill()
-    site.roster.eject(seat, "hangs")
+    site.roster.fitness.eject(seat, "hangs")
     site.wait("one")
     site.finish(seat)
     assert site.got() == {"one": "a"}

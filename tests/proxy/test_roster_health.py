@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.values import Snapshot, Worker
+from proxy.fitness import EJECTED, QUIET
 from proxy.health import SLOW_FOR, Outcome, Policy, Rest
-from proxy.roster import EJECTED, QUIET, Roster
+from proxy.roster import Roster
 from proxy.seats import Seat
 from proxy.wants import ANY, Want
 from tests.proxy.test_roster import Clock
@@ -54,7 +55,7 @@ class Site:
         self.roster.turn()
 
     def resting(self) -> str:
-        return "".join(seat.worker.id for seat in self.roster.seats if self.roster.resting(seat))
+        return "".join(seat.worker.id for seat in self.roster.seats if self.roster.fitness.resting(seat))
 
 
 def three() -> Site:
@@ -66,7 +67,7 @@ def test_one_that_seems_dead_gets_nothing_from_that_moment_on(outcome: Outcome) 
     site = three()
     site.end("a", outcome)
     assert site.serve(20, {}) == {"b": 10, "c": 10}
-    assert site.roster.ejections == {outcome.name.lower(): 1}
+    assert site.roster.fitness.ejections == {outcome.name.lower(): 1}
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.DECLINED, Outcome.CANCELLED])
@@ -80,7 +81,7 @@ def test_one_that_only_fails_at_its_work_rests_after_five_errors() -> None:
     site = three()
     taken = site.serve(100, {"a": Outcome.ANSWERED_5XX})
     assert taken["a"] == 5
-    assert site.roster.ejections == {"errors": 1}
+    assert site.roster.fitness.ejections == {"errors": 1}
 
 
 def test_one_that_fails_half_of_the_time_rests_too() -> None:
@@ -89,7 +90,7 @@ def test_one_that_fails_half_of_the_time_rests_too() -> None:
         site.serve(3, {})
         site.serve(3, {"a": Outcome.ANSWERED_5XX})
     assert site.resting() == "a"
-    assert site.roster.ejections == {"error rate": 1}
+    assert site.roster.fitness.ejections == {"error rate": 1}
 
 
 def test_never_more_than_half_rest_for_their_answers_and_the_others_get_the_least_share() -> None:
@@ -259,16 +260,16 @@ def test_a_weight_that_changes_counts_from_the_next_request_on() -> None:
 
 def test_who_owes_answers_and_gives_none_for_a_moment_is_suspect() -> None:
     site = three()
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
     hanging = site.roster.lease()
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
     site.clock.now += 0.6 * QUIET
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
     site.end("b", Outcome.ANSWERED)
     site.clock.now += 0.4 * QUIET
-    assert site.roster.suspects() == [hanging]
+    assert site.roster.fitness.suspects() == [hanging]
     site.roster.release(hanging, Outcome.ANSWERED, 0.5)
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
 
 
 def test_one_that_answers_something_is_not_suspect_however_long_the_rest_takes() -> None:
@@ -276,67 +277,67 @@ def test_one_that_answers_something_is_not_suspect_however_long_the_rest_takes()
     seats = [site.roster.lease() for _ in range(30)]
     for seat in seats:
         if seat.worker.id == "a":
-            assert seat not in site.roster.suspects()
+            assert seat not in site.roster.fitness.suspects()
             site.clock.now += 0.6 * QUIET
             site.roster.release(seat, Outcome.ANSWERED, 1.0)
-    assert {seat.worker.id for seat in site.roster.suspects()} == {"b", "c"}
+    assert {seat.worker.id for seat in site.roster.fitness.suspects()} == {"b", "c"}
 
 
 def test_one_that_says_that_it_is_well_is_asked_less_and_less_often() -> None:
     site = three()
     seat = site.roster.lease()  # a tunnel, say
-    site.roster.suspects()
+    site.roster.fitness.suspects()
     asked = 0
     for _ in range(600):
         site.clock.now += 0.1
-        for suspect in site.roster.suspects():
+        for suspect in site.roster.fitness.suspects():
             asked += 1
-            site.roster.restore(suspect)
+            site.roster.fitness.restore(suspect)
     assert 5 <= asked <= 10
     site.roster.release(seat, Outcome.ANSWERED, 60.0)
-    site.roster.suspects()
+    site.roster.fitness.suspects()
     seat.in_flight += 1
     site.clock.now += QUIET
-    assert site.roster.suspects() == [seat]
+    assert site.roster.fitness.suspects() == [seat]
 
 
 def test_one_that_refused_is_asked_and_comes_back_when_it_is_ready() -> None:
     site = three()
     site.end("a", Outcome.REFUSED)
-    assert site.roster.suspects() == [site.seat("a")]
-    site.roster.restore(site.seat("a"))
+    assert site.roster.fitness.suspects() == [site.seat("a")]
+    site.roster.fitness.restore(site.seat("a"))
     assert site.resting() == ""
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
 
 
 def test_one_that_is_found_to_hang_rests_for_as_long_as_it_does_and_those_who_have_to_know_are_told() -> None:
     site = three()
     told: list[str] = []
-    site.roster.on_eject.append(lambda seat: told.append(seat.worker.id))
+    site.roster.fitness.on_eject.append(lambda seat: told.append(seat.worker.id))
     seat = site.seat("a")
     for _ in range(20):
-        site.roster.eject(seat, "hangs")
-        assert site.roster.suspects() == [seat]
+        site.roster.fitness.eject(seat, "hangs")
+        assert site.roster.fitness.suspects() == [seat]
         site.clock.now += 0.8 * EJECTED
         assert "a" not in site.serve(10, {})
-    assert site.roster.ejections == {"hangs": 1}
+    assert site.roster.fitness.ejections == {"hangs": 1}
     assert set(told) == {"a"}
-    site.roster.restore(seat)
+    site.roster.fitness.restore(seat)
     assert site.resting() == ""
     assert "a" in site.serve(100, {})
 
 
 def test_one_whose_requests_others_answer_first_is_suspect_until_it_is_heard() -> None:
     site = three()
-    site.roster.suspects()
+    site.roster.fitness.suspects()
     for _ in range(10):
         site.end("a", Outcome.CANCELLED)
         site.clock.now += QUIET / 10
-        expected = site.roster.suspects()
+        expected = site.roster.fitness.suspects()
     assert expected == [site.seat("a")]
-    site.roster.restore(site.seat("a"))
+    site.roster.fitness.restore(site.seat("a"))
     site.clock.now += 100.0
-    assert site.roster.suspects() == []
+    assert site.roster.fitness.suspects() == []
 
 
 def test_who_has_to_be_asked_in_spite_of_its_answers_does_not_rest() -> None:
@@ -352,8 +353,8 @@ def test_who_has_to_be_asked_in_spite_of_its_answers_does_not_rest() -> None:
 def test_to_be_ready_does_not_excuse_bad_answers(outcome: Outcome) -> None:
     site = three()
     site.end("a", outcome, 5)
-    assert site.roster.suspects() == []
-    site.roster.restore(site.seat("a"))
+    assert site.roster.fitness.suspects() == []
+    site.roster.fitness.restore(site.seat("a"))
     assert site.resting() == "a"
 
 
@@ -367,7 +368,8 @@ def test_somebody_is_always_asked_and_at_least_half_of_those_that_are_alive(
         site.end(name, outcome, 6)
         if turn:
             site.roster.turn()
-        dead = {seat.worker.id for seat in site.roster.seats if site.roster.resting(seat) and not seat.health.reachable}
+        resting = [seat for seat in site.roster.seats if site.roster.fitness.resting(seat)]
+        dead = {seat.worker.id for seat in resting if not seat.health.reachable}
         taken = set(site.serve(400, {}))
         assert taken
         if len(dead) < 4:
