@@ -139,6 +139,17 @@ class OneLine(logging.Formatter):
         return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line])
 
 
+def keep_standard_streams() -> None:
+    """Let those that were closed when we were started lead nowhere.
+
+    Else the next socket that is opened becomes one: lines of a log are sent to whoever is at its other end, and libuv
+    ends the process when it is to close it. Children get them, too.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def run(
     serve: Callable[[Stop], Awaitable[None]],
     *,
@@ -146,6 +157,7 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run a program until it is asked to stop. The result is the exit status: 0 after an orderly end, 1 otherwise."""
+    keep_standard_streams()
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=log_level.upper(), handlers=[to_stderr])

@@ -217,3 +217,28 @@ async def test_clients_that_reset_their_connection_as_the_answer_comes_leave_no_
         assert process.stderr is not None
         said = await asyncio.wait_for(process.stderr.read(), DEADLINE)
     assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_one_that_is_started_without_standard_streams_serves_and_ends_as_any_other(processes: str) -> None:
+    (port,) = free_ports(1)
+    async with running(ScriptedWorker()) as registry:
+        command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), "--registry", registry]
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, "--no-grpc", "--processes", processes
+        )
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    with suppress(ConnectionError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                        break
+                    assert process.returncode is None
+                    await asyncio.sleep(0.02)
+                assert (await RunningProxy(port).ask(post(b"x" * 1000))).status == 200
+                writer.close()
+                process.terminate()
+                assert await process.wait() == 0
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
