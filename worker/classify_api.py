@@ -134,13 +134,13 @@ def chosen(catalogue: Catalogue, query: Query) -> Iterator[Servable]:
     name = query.model if query.model is not None else _default(catalogue)
     versions = catalogue.available.get(name)
     if versions is None:
-        sentence = f"there is no model {name!r}" if name else "the name of the model is empty"
+        sentence = f"there is no model {name[:100]!r}" if name else "the name of the model is empty"
         raise UnknownModel(sentence, models=list(catalogue.names))
     version = query.version
     if query.label is not None:
         version = catalogue.labelled(name, query.label)
         if version is None:
-            raise UnknownModel(f"no version of the model {name!r} has the label {query.label!r}", models=[name])
+            raise UnknownModel(f"no version of the model {name!r} has the label {query.label[:100]!r}", models=[name])
     if version is not None and version not in versions:
         raise UnknownModel(f"the model {name!r} has no version {version}", versions=list(versions))
     with catalogue.use(name, version) as servable:

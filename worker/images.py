@@ -2,7 +2,8 @@
 
 Used by `worker.inference`, in threads. Every file is somebody's and may be meant to do harm: only raster formats that
 browsers show are read, by what the data is and not by what it is called; the size in the header is checked before any
-pixel is decoded; whatever Pillow raises becomes one of `NotAnImage`, `BadImage`, `TooLarge`.
+pixel is decoded; whatever Pillow raises becomes one of `NotAnImage`, `BadImage`, `TooLarge`. Who is in a hurry is told
+`TakesLong` instead of an answer.
 
 What is decided here, for every model alike: EXIF orientation is applied, transparency is put on white, 16-bit gray
 keeps its upper 8 bits, CMYK and palettes become RGB, and moving pictures are refused rather than judged by a frame.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -51,7 +54,17 @@ UPRIGHT: Final = {
 }
 SIDEWAYS: Final = (5, 6, 7, 8)
 END_OF_JPEG: Final = b"\xff\xd9"
-END_OF_PNG: Final = b"\0\0\0\0IEND\xaeB`\x82"
+START_OF_JPEG: Final = b"\xff\xd8"
+START_OF_SCAN: Final = b"\xff\xda"
+MARK_IN_JPEG: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Not those among the pixels: an escaped 0xFF, the marks for starting afresh."""
+MOST_SCANS: Final = 100
+"""Times that a JPEG goes over its pixels to refine them; ten are usual. Each takes time, and hardly a byte."""
+QUICK: Final = 2_000_000
+"""Pixels that are decoded in a few hundredths of a second."""
+SMALL: Final = 1024 * 1024
+"""Bytes of a file that Pillow gets through in a fraction of a second, even if it is all headers."""
+START_OF_PNG: Final = b"\x89PNG\r\n\x1a\n"
 DAMAGED: Final = "the image is damaged or incomplete"
 TAIL: Final = 64 * 1024
 """Bytes at the end of a JPEG in which the mark of its end is looked for; some programs write notes behind it."""
@@ -64,23 +77,29 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
+class TakesLong(Exception):
+    """The image is sound so far, and so large that decoding it takes a while."""
+
+
+def to_pixels(data: bytes, wanted: Pixels, max_pixels: int, *, hurry: bool = False) -> NDArray[Any]:
     """The image in `data` as an array of shape (height, width, channels) and of the type that `wanted` says."""
-    return _guarded(data, lambda: _to_pixels(data, wanted, max_pixels))
+    return _guarded(data, hurry, lambda: _to_pixels(data, wanted, max_pixels, hurry))
 
 
-def to_encoded(data: bytes, max_pixels: int) -> bytes:
+def to_encoded(data: bytes, max_pixels: int, *, hurry: bool = False) -> bytes:
     """The image in `data` as a file that TensorFlow's decoders show as people see it: JPEG or PNG, upright, 8-bit.
 
     `data` itself where it is one already, which is looked up in its header without decoding it.
     """
-    return _guarded(data, lambda: _to_encoded(data, max_pixels))
+    return _guarded(data, hurry, lambda: _to_encoded(data, max_pixels, hurry))
 
 
-def _guarded(data: bytes, work: Callable[[], T]) -> T:
+def _guarded(data: bytes, hurry: bool, work: Callable[[], T]) -> T:
+    if hurry and len(data) > SMALL:
+        raise TakesLong
     try:
         return work()
-    except (ClusterError, MemoryError):
+    except (ClusterError, MemoryError, TakesLong):
         raise
     except Exception as error:  # Pillow's plugins raise of every kind for damaged data
         raise _refusal(data, error) from error
@@ -95,9 +114,11 @@ def _refusal(data: bytes, error: Exception) -> ClusterError:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if data.startswith(START_OF_PNG):
+        _check_png(data)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if isinstance(image, PngImagePlugin.PngImageFile):
-        if END_OF_PNG not in data or (image.mode == "P" and image.palette is None):
+        if image.mode == "P" and image.palette is None:
             raise BadImage(DAMAGED)
         _bring_transparent_colour_to_8_bits(image)
     width, height = image.size
@@ -107,16 +128,51 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise TooLarge(f"the image has {width}×{height} pixels; at most {max_pixels} are read", max_pixels=max_pixels)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise NotAnImage("the image moves; send a single frame of it")
+    if "progressive" in image.info and _scans(data) > MOST_SCANS:
+        raise TooLarge(f"the image is stored in more than {MOST_SCANS} scans, which is no way to store an image")
     return image
 
 
-def _to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
+def _check_png(data: bytes) -> None:
+    """Raises BadImage unless the parts that make the picture are all there and intact; Pillow does not look at those
+    with the pixels. TensorFlow does, and complains on stderr, too."""
+    at, kind, view = len(START_OF_PNG), b"", memoryview(data)
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + length + 8
+        if kind[:1].isupper() and struct.unpack_from(">I", data, end)[0] != zlib.crc32(view[at + 4 : end]):
+            raise BadImage(DAMAGED)
+        at = end + 4
+
+
+def _scans(data: bytes) -> int:
+    """How often a JPEG's decoder has to go over its pixels, as far as that is not too often."""
+    at = scans = 0
+    while scans <= MOST_SCANS and (mark := MARK_IN_JPEG.search(data, at)) and mark[0] != END_OF_JPEG:
+        at = mark.end()
+        if mark[0] != START_OF_JPEG:
+            at += int.from_bytes(data[at : at + 2])
+        scans += mark[0] == START_OF_SCAN
+    return scans
+
+
+def _check_quick(image: Image.Image, whole: int) -> None:
+    """Raises TakesLong unless `image`, which stands for `whole` pixels of a file, is decoded soon."""
+    every = whole if "progressive" in image.info else whole // 8  # of a small version of a JPEG most is never computed
+    if max(image.width * image.height, every) > QUICK:
+        raise TakesLong
+
+
+def _to_pixels(data: bytes, wanted: Pixels, max_pixels: int, hurry: bool) -> NDArray[Any]:
     image = _open(data, max_pixels)
+    whole = image.width * image.height
     orientation = _orientation(image)
     if image.format in PHOTOGRAPHS:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8; down to twice the target that is far faster and looks the same.
         width, height = (wanted.height, wanted.width) if orientation in SIDEWAYS else (wanted.width, wanted.height)
         image.draft(None, (2 * width, 2 * height))
+    if hurry:
+        _check_quick(image, whole)
     image = _plain(image)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
@@ -126,7 +182,7 @@ def _to_pixels(data: bytes, wanted: Pixels, max_pixels: int) -> NDArray[Any]:
     return _scaled(np.asarray(image).reshape(wanted.height, wanted.width, wanted.channels), wanted)
 
 
-def _to_encoded(data: bytes, max_pixels: int) -> bytes:
+def _to_encoded(data: bytes, max_pixels: int, hurry: bool) -> bytes:
     image = _open(data, max_pixels)
     orientation = _orientation(image)
     if (
@@ -137,6 +193,8 @@ def _to_encoded(data: bytes, max_pixels: int) -> bytes:
         and (image.format == "PNG" or END_OF_JPEG in data[-TAIL:])  # TensorFlow complains of cut ones on stderr
     ):
         return data
+    if hurry:
+        _check_quick(image, image.width * image.height)
     image = _plain(image)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -34,6 +35,9 @@ from worker.status import Code, StatusError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Scores = NDArray[np.float32]
+
+LARGE_TEXT = 512 * 1024
+"""Bytes of JSON that take a second to read in the worst case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Inference:
         self._batching = batching_of(settings)
         self._runners = Runners((self._batching and self._batching.threads) or settings.runners)
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder")
+        self._large_images = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="large-image")
+        self._large_bodies = ThreadPoolExecutor(1, thread_name_prefix="large-body")  # they take turns at Python anyway
         self._settings = settings
         self._lines: dict[Servable, Lines] = {}
         self._on_call: list[Callable[[Called], None]] = []
@@ -131,9 +137,14 @@ class Inference:
         results = dict(zip(order, ran.result, strict=True))
         return replace(ran, result=[results[index] for index in range(len(outputs))])
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work`, which is long for an event loop, in one of the decoding threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def in_thread(self, work: Callable[[], T], size: int = 0) -> T:
+        """Run `work`, which is long for an event loop, in one of the decoding threads.
+
+        `size` is that of a text it deals with, in bytes: large ones have a thread of their own, where nobody else waits
+        for them and one at a time takes memory.
+        """
+        threads = self._threads if size <= LARGE_TEXT else self._large_bodies
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     async def classify(self, servable: Servable, files: Sequence[bytes], top: int) -> list[Answer | ClusterError]:
         """The `top` best labels of each image, or why it has none.
@@ -154,7 +165,8 @@ class Inference:
         for lines in self._lines.values():
             lines.close()
         self._runners.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._large_images, self._large_bodies):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _inside(self, servable: Servable, lines: Lines, tasks: int, *, bounded: bool) -> _Inside:
         counted = tasks if bounded else 0
@@ -188,7 +200,7 @@ class Inference:
     ) -> Answer | ClusterError:
         try:
             started = time.monotonic()
-            array = await self.in_thread(lambda: classifier.pack(self._decode(classifier, file)))
+            array = await self._decoded(classifier, file)
             decoded = time.monotonic() - started
             ran = await lines.classify(classifier, array)
             scores = classifier.scores(ran.result[0])
@@ -204,10 +216,22 @@ class Inference:
             return ClusterError(f"the model {servable.name!r} failed")
         return Answer(best(classifier.labels, scores, top), decoded, ran.waited, ran.took, ran.batch)
 
-    def _decode(self, classifier: Classifier, file: bytes) -> Item:
+    async def _decoded(self, classifier: Classifier, file: bytes) -> Array:
+        """The image in `file`, packed. Large ones have threads of their own: nobody's small one waits for them."""
+
+        def decode(*, hurry: bool) -> Array:
+            return classifier.pack(self._decode(classifier, file, hurry=hurry))
+
+        try:
+            return await self.in_thread(partial(decode, hurry=True))
+        except images.TakesLong:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._large_images, partial(decode, hurry=False))
+
+    def _decode(self, classifier: Classifier, file: bytes, *, hurry: bool) -> Item:
         if isinstance(classifier.takes, Pixels):
-            return images.to_pixels(file, classifier.takes, self._settings.max_pixels)
-        return images.to_encoded(file, self._settings.max_pixels)
+            return images.to_pixels(file, classifier.takes, self._settings.max_pixels, hurry=hurry)
+        return images.to_encoded(file, self._settings.max_pixels, hurry=hurry)
 
 
 class _Inside:

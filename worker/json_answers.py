@@ -71,8 +71,8 @@ def regressions(found: Sequence[float]) -> bytes:
 
 
 def error(message: str) -> bytes:
-    """What went wrong."""
-    return _object("error", text(message))
+    """What went wrong, in UTF-8 whatever the message quotes: nobody should fail to read why he failed."""
+    return _object("error", text(message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")))
 
 
 def _object(key: str, value: str) -> bytes:

@@ -143,7 +143,7 @@ class RestApi:
         return _reply(status_page(statuses))
 
     async def _predict(self, way: Route, call: Call, body: bytes) -> web.Response:
-        document = await self._off_loop(len(body) > LONG, lambda: self._read(body))
+        document = await self._off_loop(lambda: self._read(body), len(body), LONG)
         key = document.get("signature_name", "")
         with self._use(way) as servable:
             call.version = servable.version
@@ -154,7 +154,7 @@ class RestApi:
                     f'Serving signature name: "{key or DEFAULT_SIGNATURE}" not found in signature def',
                 )
             arrays, as_rows = await self._off_loop(
-                len(body) > LONG, partial(json_requests.tensors, document, signature, key)
+                partial(json_requests.tensors, document, signature, key), len(body), LONG
             )
             del document  # it takes many times the memory of the arrays
             if self._settings.enable_signature_method_name_check:
@@ -194,7 +194,7 @@ class RestApi:
         view: Callable[[Signature, bool], Examples],
         write: Callable[[Examples, list[Array], int], bytes],
     ) -> web.Response:
-        key, records = await self._off_loop(len(body) > LONG, lambda: self._read_examples(body))
+        key, records = await self._off_loop(lambda: self._read_examples(body), len(body), LONG)
         with self._use(way) as servable:
             call.version = servable.version
             signature = signature_for_examples(servable, key)
@@ -208,7 +208,7 @@ class RestApi:
     ) -> web.Response:
         """The answer to a run, with its timings."""
         started = time.monotonic()
-        payload = await self._off_loop(bytes_in(ran.result) > LARGE, write)
+        payload = await self._off_loop(write, bytes_in(ran.result), LARGE)
         encode = time.monotonic() - started
         decode = decoded - call.received
         self._metrics.ran(servable, call.api, decode=decode, ran=ran, encode=encode)
@@ -252,8 +252,9 @@ class RestApi:
         limit = self._settings.rest_api_timeout_in_ms
         return asyncio.get_running_loop().time() + limit / 1000 if limit > 0 else None
 
-    async def _off_loop(self, is_long: bool, work: Callable[[], T]) -> T:
-        return await self._inference.in_thread(work) if is_long else work()
+    async def _off_loop(self, work: Callable[[], T], size: int, most: int) -> T:
+        """Do `work`, which deals with `size` bytes: here if they are not more than `most`, else in a thread."""
+        return work() if size <= most else await self._inference.in_thread(work, size)
 
 
 def _reply(payload: bytes, status: int = 200) -> web.Response:

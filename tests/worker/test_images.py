@@ -17,7 +17,7 @@ from PIL import Image
 
 from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
 from tests.worker.colours import encoded, picture, png
-from worker.images import to_encoded, to_pixels
+from worker.images import SMALL, TakesLong, to_encoded, to_pixels
 from worker.models.preprocessing import FILTERS, Pixels
 from worker.models.tensorflow_quietly import tf
 
@@ -156,6 +156,45 @@ def test_a_png_without_its_whole_end_is_damaged_for_every_kind_of_model(missing:
     for see in (pixels, as_tensorflow_sees):
         with pytest.raises(BadImage, match="damaged or incomplete"):
             see(PLAIN[:-missing])
+
+
+@pytest.mark.parametrize("part", [b"IHDR", b"IDAT", b"IEND"])
+def test_a_png_with_a_wrong_checksum_is_damaged_for_every_kind_of_model(part: bytes) -> None:
+    at = PLAIN.index(part) - 4
+    (length,) = struct.unpack_from(">I", PLAIN, at)
+    wrong = bytearray(PLAIN)
+    wrong[at + 8 + length] ^= 1
+    for see in (pixels, as_tensorflow_sees):
+        with pytest.raises(BadImage, match="damaged or incomplete"):
+            see(bytes(wrong))
+
+
+def test_a_jpeg_that_is_refined_without_end_is_refused_before_it_is_decoded() -> None:
+    whole = encoded(Image.new("L", (900, 900)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xc4") : -2]  # a table and the scan that uses it: some dozens of bytes
+    for see in (pixels, lambda data: to_encoded(data, LIMIT)):
+        see(whole[:-2] + last * 50 + whole[-2:] + last * 500)
+        with pytest.raises(TooLarge, match="scans"):
+            see(whole[:-2] + last * 500 + whole[-2:])
+
+
+def test_a_picture_that_takes_long_is_left_alone_in_a_hurry() -> None:
+    large, sideways = picture(size=(2000, 1100)), Image.Exif()
+    sideways[0x0112] = 6
+    photo, refined = encoded(large, "JPEG", exif=sideways), encoded(large, "JPEG", progressive=True, exif=sideways)
+    notes = encoded(picture(), "JPEG", comment=b"x" * 60_000)
+    notes = notes[:2] + b"\xff\xfe\0\2" * (SMALL // 4) + notes[2:]
+    in_time, late = [PLAIN, photo], [encoded(large), refined, notes]
+    for data in in_time:
+        to_pixels(data, WANTED, 10**7, hurry=True)
+    for data in late:
+        with pytest.raises(TakesLong):
+            to_pixels(data, WANTED, 10**7, hurry=True)
+        assert to_pixels(data, WANTED, 10**7).shape == (8, 4, 3)
+    to_encoded(encoded(large), 10**7, hurry=True)  # nothing is decoded
+    for data in (photo, refined, notes):
+        with pytest.raises(TakesLong):
+            to_encoded(data, 10**7, hurry=True)
 
 
 def test_a_png_that_lacks_its_palette_is_damaged() -> None:

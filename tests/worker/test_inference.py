@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 import gc
 import json
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import numpy as np
 import pytest
 
 from muster.errors import Overloaded
-from tests.worker.colours import SIDE, png
+from tests.worker.colours import SIDE, encoded, picture, png
 from tests.worker.doors import open_doors
 from tests.worker.servables import IMAGE, SCORES, image_servable
 from worker.batching import Called, Ran
 from worker.batching_parameters import Batching
-from worker.inference import Answer, Inference
+from worker.inference import LARGE_TEXT, Answer, Inference
 from worker.lines import KEPT
 from worker.models.catalogue import Catalogue
 from worker.models.servable import Array, Servable, Tensor
@@ -410,3 +411,31 @@ async def test_a_request_that_will_be_refused_is_refused_before_its_body_is_sent
                 assert (await reader.readline()).startswith(b"HTTP/1.1 503")
                 writer.close()
         assert (await task).status == 200
+
+
+async def test_nobodys_small_request_waits_for_large_images() -> None:
+    large = encoded(picture(size=(3000, 3000), mode="RGBA"), compress_level=1)
+    async with open_doors(Catalogue([image_servable("any", lambda batch: np.zeros((len(batch), 1)))])) as doors:
+        crowd = 4 * (os.cpu_count() or 1)
+        others = [asyncio.create_task(doors.ask("/classify", large)) for _ in range(crowd)]
+        while doors.inference.inside < crowd:  # noqa: ASYNC110  # plain state, which sets no event
+            await asyncio.sleep(0)
+        assert (await doors.ask("/classify", png("red"))).status == 200
+        assert not all(task.done() for task in others)
+        assert {(await task).status for task in others} == {200}
+
+
+async def test_nobodys_small_request_waits_for_large_texts_which_are_read_one_at_a_time() -> None:
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    def read() -> bool:
+        begun.release()
+        return end.wait(PATIENCE)
+
+    with closing(Inference(WorkerSettings())) as inference:
+        crowd = [asyncio.create_task(inference.in_thread(read, LARGE_TEXT + 1)) for _ in range(os.cpu_count() or 1)]
+        async with asyncio.timeout(PATIENCE):
+            assert await inference.in_thread(lambda: begun.acquire(timeout=PATIENCE))
+            assert await inference.in_thread(lambda: not begun.acquire(blocking=False), LARGE_TEXT)
+        end.set()
+        assert all([await task for task in crowd])

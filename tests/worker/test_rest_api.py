@@ -150,6 +150,11 @@ async def test_texts_and_bytes_go_in_and_out(doors: Doors) -> None:
         assert await answer.read() == b'{\n    "outputs": "\xff\xc3\xa9"\n}'
 
 
+async def test_an_error_is_utf_8_whatever_it_quotes(doors: Doors) -> None:
+    assert '"a\ufffdé"' in await refused(doors, f"{HALF}:predict", b'{"instances": ["a\xff\xc3\xa9"]}')
+    assert "Latest(\ufffd)" in await refused(doors, "/v1/models/%ff:predict", OFFICIAL, 404)
+
+
 async def test_what_is_not_finite_goes_through(doors: Doors) -> None:
     answer = await text(doors, "/v1/models/doubles:predict", b'{"instances": [NaN, Infinity, -Inf, 0.1]}')
     assert "[NaN, Infinity, -Infinity, 0.1\n" in answer
@@ -207,9 +212,9 @@ async def test_long_bodies_are_read_and_long_texts_written_in_a_thread(monkeypat
     aside = []
     in_thread = Inference.in_thread
 
-    async def listen(inference: Inference, work: Any) -> Any:
+    async def listen(inference: Inference, work: Any, size: int = 0) -> Any:
         aside.append(work)
-        return await in_thread(inference, work)
+        return await in_thread(inference, work, size)
 
     monkeypatch.setattr(Inference, "in_thread", listen)
     text = Tensor("text:0", "string", (None,))
