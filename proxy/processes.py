@@ -156,7 +156,7 @@ class Parent:
             for running in list(self._running):
                 running.beat()
                 if running.silence == SILENT:
-                    log.warning("process %d does not react; the others take its new connections", running.number)
+                    log.warning("process %d does not react; new connections are the others' business", running.number)
                 elif running.silence == HUNG:
                     log.error("process %d has not reacted for %g seconds; it is killed", running.number, HUNG * BEAT)
                     running.kill()
