@@ -235,8 +235,8 @@ class Cluster:
         self.life.callback(program.close)
         return program
 
-    def proxy(self, *options: str, port: int = 0) -> Program:
-        """Start a proxy, return when it answers. `url` is the last one's."""
+    def proxy(self, *options: str, port: int = 0, answers: bool = True) -> Program:
+        """Start a proxy; `answers`: return when it does. `url` is the last one's."""
         self.port = port or free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         proxy = self.program(
@@ -244,8 +244,9 @@ class Cluster:
             "--service", self.service, *options,
         )  # fmt: skip
         self.proxies.append(proxy)
-        until(lambda: not proxy.alive or self._answers(), "the proxy answers")
-        assert proxy.alive, proxy.log
+        if answers:
+            until(lambda: not proxy.alive or self._answers(), "the proxy answers")
+            assert proxy.alive, proxy.log
         return proxy
 
     def _answers(self) -> bool:
