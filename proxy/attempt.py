@@ -72,9 +72,10 @@ class Attempt:
         self.sent = False
         """The worker had the request, if only a part of it."""
 
-    def begin(self, *, fresh: bool) -> None:
-        """Find a connection; `fresh`: none that has served before, because it may turn out to be dead."""
-        connection = None if fresh else self._commons.pool.take(self.seat.worker.id)
+    def begin(self, idle: float) -> None:
+        """Find a connection. One that has served before may turn out to be dead: it has been idle for `idle` seconds
+        at most; 0: a fresh one."""
+        connection = self._commons.pool.take(self.seat.worker.id, idle) if idle else None
         if connection is not None:
             self.connection = connection
             self._owner.on_connected(self, connection)

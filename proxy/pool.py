@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from discovery.names import Names
 from muster.errors import WorkerUnreachable
@@ -32,13 +33,18 @@ class Pool:
         self._max_head = max_head
         self._idle: dict[str, list[UpstreamConnection]] = {}
 
-    def take(self, key: str) -> UpstreamConnection | None:
-        """An idle connection to the worker with this id, if there is one that still looks alive."""
+    def take(self, key: str, longest: float = inf) -> UpstreamConnection | None:
+        """An idle connection to the worker with this id that still looks alive, if there is one; `longest`: none that
+        has been idle for more seconds."""
         idle = self._idle.get(key)
         while idle:
             connection = idle.pop()
-            if not connection.transport.is_closing():
-                return connection
+            if connection.transport.is_closing():
+                continue
+            if longest != inf and self._loop.time() - connection.last_active > longest:
+                idle.append(connection)  # good for others, and all that are left have been idle for longer
+                return None
+            return connection
         return None
 
     async def connect(self, worker: Worker) -> UpstreamConnection:

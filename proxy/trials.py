@@ -10,6 +10,7 @@ no answer after a while     → if hedging is on: a second attempt beside the fi
 
 from __future__ import annotations
 
+from math import inf
 from time import perf_counter
 
 from muster.errors import ClusterError
@@ -25,6 +26,8 @@ from proxy.upstream import UpstreamConnection
 from proxy.waiting import Busy, Ticket
 from proxy.wants import ANY
 
+RECENT = 1.0
+"""Seconds after which a worker may be about to close an idle connection: less than servers usually wait."""
 MANY = 5
 """Attempts from which on the time that they take counts: where nobody can be reached, there has to be an end."""
 
@@ -84,8 +87,14 @@ class Trials(Owner):
         attempts.made += 1
         self.seat = seat
         self.attempt = attempt = Attempt(self._commons, self, seat, since)
-        # A kept connection may turn out dead. What could not be sent again then had better not start on one.
-        attempt.begin(fresh=self.head.content_length is not None and self._too_large)
+        attempt.begin(self._idle(seat))
+
+    def _idle(self, seat: Seat) -> float:
+        """For how many seconds a connection may have been idle on which the request is sent. It may turn out dead: what
+        could not be sent again then had better not start on one."""
+        if self._too_large:
+            return 0.0
+        return inf if self._safe_twice(seat) else RECENT
 
     def _wait(self) -> None:
         self.waited -= perf_counter()
@@ -114,7 +123,7 @@ class Trials(Owner):
             self.attempts.refreshed = True
             self.attempts.made += 1
             self.connection = None
-            attempt.begin(fresh=True)
+            attempt.begin(0.0)
             return
         if self._leave(attempt, failure, failure.outcome):
             return
@@ -207,7 +216,7 @@ class Trials(Owner):
         self._commons.stats.hedges += 1
         self.attempts.made += 1
         self._second = second = Attempt(self._commons, self, seat, perf_counter())
-        second.begin(fresh=False)
+        second.begin(inf)
 
     def _watch(self) -> None:
         """All of the request is sent. If it can be sent again, the time until a second attempt runs."""

@@ -25,7 +25,7 @@ class Part:
         self.connected: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.connection = SimpleNamespace(transport=SimpleNamespace(close=self._close, is_closing=lambda: False))
         roster = SimpleNamespace(release=lambda _, outcome, seconds: self.released.append(outcome))
-        pool = SimpleNamespace(take=lambda _: None, connect=self._connect)
+        pool = SimpleNamespace(take=lambda *_: None, connect=self._connect)
         self.attempt = Attempt(
             SimpleNamespace(roster=roster, pool=pool, loop=asyncio.get_running_loop()),  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ class Part:
 
 async def test_a_connection_that_came_about_as_its_attempt_was_given_up_is_closed() -> None:
     part = Part()
-    part.attempt.begin(fresh=True)
+    part.attempt.begin(0.0)
     await asyncio.sleep(0)
     part.connected.set_result(part.connection)
     asyncio.get_running_loop().call_soon(part.attempt.drop, Outcome.CANCELLED)  # it is there, and nobody knows yet
@@ -61,7 +61,7 @@ async def test_a_connection_that_came_about_as_its_attempt_was_given_up_is_close
 
 async def test_an_attempt_that_is_given_up_connects_no_more() -> None:
     part = Part()
-    part.attempt.begin(fresh=True)
+    part.attempt.begin(0.0)
     await asyncio.sleep(0)
     part.attempt.drop(Outcome.CANCELLED)
     for _ in range(3):

@@ -11,6 +11,7 @@ from collections import Counter
 import h11
 import pytest
 
+from proxy import trials
 from tests.proxy.harness import (
     Answer,
     Client,
@@ -296,6 +297,29 @@ async def test_a_body_that_could_not_be_sent_again_does_not_start_on_a_kept_conn
     async with cluster(ScriptedWorker(answer), replay_body=1000) as proxy, proxy.client() as client:
         for _ in range(5):
             assert (await client.ask(post(bytes(5000)))).body == b"fresh"
+
+
+@pytest.mark.parametrize(
+    ("recent", "replay_safe", "connections"), [(0.01, False, 4), (60.0, False, 1), (0.01, True, 1)]
+)
+async def test_what_may_not_run_twice_starts_on_a_kept_connection_only_if_it_was_in_use_a_moment_ago(
+    recent: float, replay_safe: bool, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "RECENT", recent)
+    used: set[asyncio.StreamWriter] = set()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        used.add(writer)
+        await read_body(seen, reader)
+        writer.write(response(b"done"))
+
+    worker = ScriptedWorker(answer, replay_safe=replay_safe)
+    async with cluster(worker) as proxy, proxy.client() as client:
+        for _ in range(4):
+            assert (await client.ask(post(b"once"))).body == b"done"
+            await asyncio.sleep(0.03)  # the connection grows older than that
+        assert (await client.ask(get())).body == b"done"  # which may run twice, and takes what is there
+    assert len(used) == connections
 
 
 def declines(name: bytes) -> Answer:
