@@ -25,7 +25,7 @@ import orjson
 from muster.errors import ClusterError
 
 COMPLETE, LEFT, SLOW, BAD = b"complete", b"client:left", b"client:timeout", b"client:refused"
-CUT, STOPPED = b"worker:cut", b"proxy:stopped"
+CUT, REFUSED, STOPPED = b"worker:cut", b"proxy:refused", b"proxy:stopped"
 _ENDS = {"worker_unreachable": b"worker:refused", "worker_broke": b"worker:reset", "worker_timeout": b"worker:timeout"}
 
 LONGEST = 1024
@@ -44,7 +44,7 @@ _JSON = (
 
 def end_of(error: ClusterError) -> bytes:
     """Who ended a request that was answered with this error of ours."""
-    return _ENDS.get(error.code, b"proxy:refused")
+    return _ENDS.get(error.code, REFUSED)
 
 
 def shown(value: bytes) -> bytes:

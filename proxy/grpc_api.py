@@ -17,11 +17,15 @@ from proxy.commons import Commons
 from proxy.grpc_channels import Channels
 from proxy.grpc_quietly import grpc
 from proxy.grpc_relay import GrpcRelay
+from proxy.grpc_room import largest_message
 from proxy.grpc_trials import Refused
 from proxy.grpc_wants import SERVICE, UNARY
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes; what gRPC can count."""
+MAX_STREAMS = 1024
+"""Calls under way on one connection; the client keeps further ones. Half a second of work for one process: nobody is
+kept waiting for longer by the burst of another."""
 _HEALTH = "/grpc.health.v1.Health/"
 _RELOAD = SERVICE + "ModelService/HandleReloadConfigRequest"
 _NAMES = frozenset(
@@ -34,15 +38,19 @@ SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
 class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the handler of each call."""
+    """Finds the handler of each call.
+
+    Messages are framed the same way in calls of all four kinds. All are taken as streams: for one request gRPC itself
+    would wait as long as the connection lives, and hold any number of them.
+    """
 
     def __init__(self, commons: Commons, channels: Channels) -> None:
         self._commons = commons
         self._relay = GrpcRelay(commons, channels)
         self._handlers = {method: self._unary(method) for method in UNARY}
-        self._handlers[_HEALTH + "Check"] = grpc.unary_unary_rpc_method_handler(self._check)
-        self._handlers[_HEALTH + "Watch"] = grpc.unary_stream_rpc_method_handler(self._watch)
-        self._handlers[_RELOAD] = grpc.unary_unary_rpc_method_handler(self._reload)
+        self._handlers[_HEALTH + "Check"] = grpc.stream_unary_rpc_method_handler(self._check)
+        self._handlers[_HEALTH + "Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
+        self._handlers[_RELOAD] = grpc.stream_unary_rpc_method_handler(self._reload)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method; none is unknown, for the workers may know it."""
@@ -50,15 +58,14 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._handlers.get(method) or self._stream(method)
 
     def _unary(self, method: str) -> Any:
-        async def handle(request: bytes, context: Any) -> bytes:
-            return await self._relay.unary(method, request, context)
+        async def handle(_: Any, context: Any) -> bytes:
+            return await self._relay.unary(method, context)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     def _stream(self, method: str) -> Any:
-        # Messages are framed the same way in calls of all four kinds, so this one serves for all.
-        async def handle(messages: AsyncIterator[bytes], context: Any) -> None:
-            await self._relay.stream(method, messages, context)
+        async def handle(_: Any, context: Any) -> None:
+            await self._relay.stream(method, context)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -67,13 +74,14 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
         able = any(seat.worker.grpc_port is not None for seat in self._commons.roster.seats)
         return SERVING if able and not self._commons.draining else NOT_SERVING
 
-    async def _check(self, request: bytes, context: Any) -> bytes:
-        if request not in _NAMES:
+    async def _check(self, _: Any, context: Any) -> bytes:
+        if await self._relay.own(_HEALTH + "Check", context) not in _NAMES:
             unknown = Refused(grpc.StatusCode.NOT_FOUND, "there is no such service here")
             await self._relay.refuse(_HEALTH + "Check", context, unknown)
         return self._health
 
-    async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+    async def _watch(self, _: Any, context: Any) -> AsyncIterator[bytes]:
+        await self._relay.own(_HEALTH + "Watch", context)
         said = b""
         while True:
             change = self._commons.change
@@ -85,7 +93,7 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
             else:
                 await change.wait()
 
-    async def _reload(self, request: bytes, context: Any) -> bytes:
+    async def _reload(self, _: Any, context: Any) -> bytes:
         sentence = "a proxy does not reload its workers: send HandleReloadConfigRequest to each of them itself"
         await self._relay.refuse(_RELOAD, context, Refused(grpc.StatusCode.FAILED_PRECONDITION, sentence))
 
@@ -120,15 +128,27 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
         _check_free(settings.host, settings.grpc_port)
     channels = Channels(settings.connect_timeout)
     commons.on_gone.append(lambda worker: channels.forget(worker.id))
+    largest = min(settings.max_body, largest_message(settings.replay_total), MAX_MESSAGE)
     server = grpc.aio.server(options=(
         *GRPC_BURSTS,
         ("grpc.so_reuseport", int(shared)),  # or a second proxy would take half of the calls
-        ("grpc.max_receive_message_length", min(settings.max_body, MAX_MESSAGE)),
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", min(settings.max_connections_per_peer, MAX_STREAMS)),
+        ("grpc.http.overload_protection", 0),  # it turns away what an honest burst had to wait with
+        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout)),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.idle_timeout)),
+        ("grpc.keepalive_time_ms", _milliseconds(settings.idle_timeout)),  # or who vanished would stay for hours
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
     host = settings.host or "::"  # no host is every address; gRPC wants that written out
     host = f"[{host}]" if ":" in host else host
     return GrpcServer(server, channels, commons, f"{host}:{settings.grpc_port}", shared=shared)
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC takes times, which knows no longer ones."""
+    return min(round(seconds * 1000), 2**31 - 1)
 
 
 def _check_free(host: str, port: int) -> None:

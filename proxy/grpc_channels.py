@@ -20,6 +20,8 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a new connection is a new one, and not another's that failed
     ("grpc.enable_http_proxy", 0),
 )
+LOOKS, LOOK = 5, 0.001
+"""Looks at a connection that may have ended, and seconds between them."""
 _State = grpc.ChannelConnectivity
 Method = Callable[..., Any]
 """Takes the request, a timeout and metadata; the result is gRPC's call object."""
@@ -46,6 +48,14 @@ class Link:
     def ready(self) -> bool:
         """Is it there at this moment?"""
         return self._channel.get_state() is _State.READY
+
+    async def lasts(self) -> bool:
+        """Is it still there? To be asked when a call failed, for gRPC ends those a moment before it says so."""
+        for _ in range(LOOKS):
+            if not self.ready:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
 
     @property
     def open(self) -> bool:

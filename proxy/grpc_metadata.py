@@ -28,8 +28,8 @@ def own_request_id(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
     return sent if is_request_id(sent) else b""
 
 
-def to_worker(metadata: Iterable[tuple[str, str | bytes]], peer: str, request_id: str) -> Metadata:
-    """What the worker gets. `peer` is the client as gRPC writes it."""
+def to_worker(metadata: Iterable[tuple[str, str | bytes]], address: str, request_id: str) -> Metadata:
+    """What the worker gets. `address` is the client's."""
     kept: list[tuple[str, str | bytes]] = []
     forwarded_for: list[str] = []
     for key, value in metadata:
@@ -37,7 +37,7 @@ def to_worker(metadata: Iterable[tuple[str, str | bytes]], peer: str, request_id
             forwarded_for.append(str(value))
         elif key not in _NOT_TO_WORKER and not key.startswith(_HOP_BY_HOP):
             kept.append((key, value))
-    forwarded_for.append(address_of(peer))
+    forwarded_for.append(address)
     return (*kept, (_FORWARDED_FOR, ", ".join(forwarded_for)), (_REQUEST_ID, request_id))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from muster.errors import ClusterError, UnknownModel, WorkerUnreachable
 from proxy import dispatch, grpc_metadata
-from proxy.access import COMPLETE, SLOW, end_of
+from proxy.access import COMPLETE, REFUSED, SLOW, end_of
 from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
 from proxy.grpc_channels import Channels, Link
@@ -34,6 +34,7 @@ Code = grpc.StatusCode
 _CODES = {400: Code.INVALID_ARGUMENT, 404: Code.NOT_FOUND, 501: Code.UNIMPLEMENTED, 502: Code.UNAVAILABLE,
           503: Code.UNAVAILABLE, 504: Code.DEADLINE_EXCEEDED}  # fmt: skip
 _ENDS = {Failure.BROKE: b"worker:reset", Failure.SILENT: b"worker:timeout"}
+ANYTHING = Want(grpc=True)
 _ERRED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS})
 """What a worker says that failed to do its work, as HTTP's 500 does."""
 
@@ -41,9 +42,11 @@ _ERRED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS})
 class Refused(Exception):
     """There is no answer, or no more of it: how the call ends for the client."""
 
-    def __init__(self, code: Any, details: str, initial: Metadata = (), trailing: Metadata = ()) -> None:
+    def __init__(
+        self, code: Any, details: str, initial: Metadata = (), trailing: Metadata = (), *, end: bytes = REFUSED
+    ) -> None:
         super().__init__(details)
-        self.end = b"proxy:refused"  # as the access log says who ended it
+        self.end = end  # as the access log says who ended it
         self.code = code
         self.details = details
         self.initial = initial
@@ -75,8 +78,11 @@ class Call:
 
     method: str
     context: Any
-    want: Want
     request_id: str
+    address: str  # the client's
+    want: Want = ANYTHING  # known when the request is here
+    received: int = 0  # bytes of its request
+    too_large: bool = False  # its request seems to be, and gRPC ends it for that
     attempts: Attempts = field(default_factory=Attempts)
     tried: list[Seat] = field(default_factory=list)
     refused: Refused | None = None  # how the last attempt ended
@@ -93,7 +99,7 @@ class Call:
     def to_worker(self) -> Metadata:
         """The metadata that the worker gets."""
         context = self.context
-        return grpc_metadata.to_worker(context.invocation_metadata() or (), context.peer(), self.request_id)
+        return grpc_metadata.to_worker(context.invocation_metadata() or (), self.address, self.request_id)
 
     def to_client(self, trailing: Any, seat: Seat) -> Metadata:
         """The metadata that the client gets at the end, of which `trailing` is the worker's."""
@@ -223,14 +229,14 @@ class GrpcTrials:
                 initial = tuple(await theirs.initial_metadata() or ())
                 return Answer(message, initial, call.to_client(await theirs.trailing_metadata(), trial.seat))
         except grpc.aio.AioRpcError as error:
-            failure = self._failure(trial, error)
+            failure = await self._failure(trial, error)
             outcome = _outcome(failure, error)
             told = passed_on(error, call, trial.seat)
             if failure in _ENDS:
                 told.end = _ENDS[failure]
             raise Failed(failure, told) from None
         except asyncio.CancelledError:
-            if not trial.forsaken or _cancelling():
+            if not trial.forsaken or cancelling():
                 raise
             outcome = Failure.HUNG.outcome
             raise Failed(Failure.HUNG, refused(dispatch.error_of(Failure.HUNG)), again=True) from None
@@ -239,13 +245,15 @@ class GrpcTrials:
             call.took = trial.seconds
             self._commons.roster.release(trial.seat, outcome, trial.seconds)
 
-    def _failure(self, trial: Trial, error: Any) -> Failure | None:
+    async def _failure(self, trial: Trial, error: Any) -> Failure | None:
         """How the attempt failed; None if its end is an answer like any other."""
         code, call = error.code(), trial.call
         if code is Code.NOT_FOUND and call.want.model is not None:
             return Failure.LACKING
         if code is Code.UNAVAILABLE:
-            return Failure.DECLINED if trial.link.ready else Failure.BROKE
+            # Only workers send metadata.
+            declined = error.initial_metadata() or error.trailing_metadata() or await trial.link.lasts()
+            return Failure.DECLINED if declined else Failure.BROKE
         if code is Code.DEADLINE_EXCEEDED and call.context.time_remaining() is None:
             return Failure.SILENT if trial.seconds >= self._commons.settings.response_timeout else None
         return Failure.ERRED if code in _ERRED and trial.seat.worker.replay_safe else None
@@ -317,7 +325,8 @@ def _outcome(failure: Failure | None, error: Any) -> Outcome:
     return Outcome.ANSWERED_5XX if error.code() in _ERRED else Outcome.ANSWERED
 
 
-def _cancelling() -> bool:
+def cancelling() -> bool:
+    """Is it this task that is to end, and not only what it waits for?"""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -325,9 +334,8 @@ def _cancelling() -> bool:
 def passed_on(error: Any, call: Call, seat: Seat) -> Refused:
     """What the worker said, or gRPC about it."""
     trailing = call.to_client(error.trailing_metadata(), seat)
-    told = Refused(error.code(), error.details() or "", tuple(error.initial_metadata() or ()), trailing)
-    told.end = SLOW if error.code() is Code.DEADLINE_EXCEEDED else COMPLETE
-    return told
+    end = SLOW if error.code() is Code.DEADLINE_EXCEEDED else COMPLETE
+    return Refused(error.code(), error.details() or "", tuple(error.initial_metadata() or ()), trailing, end=end)
 
 
 def refused(error: ClusterError) -> Refused:
@@ -336,6 +344,4 @@ def refused(error: ClusterError) -> Refused:
     if isinstance(error, UnknownModel):
         known = ", ".join(error.details.get("models", ()))
         sentence += f"; the models here are: {known}" if known else "; there are no models here"
-    told = Refused(_CODES.get(error.status, Code.INTERNAL), sentence[:MAX_DETAILS])
-    told.end = end_of(error)
-    return told
+    return Refused(_CODES.get(error.status, Code.INTERNAL), sentence[:MAX_DETAILS], end=end_of(error))

@@ -95,6 +95,9 @@ def _queue(commons: Commons) -> Iterator[Metric]:
 def _connections(commons: Commons) -> Iterator[Metric]:
     yield _gauge("connections", "Clients' connections", commons.connections)
     yield _by("connections_refused", "Connections turned away", "limit", commons.stats.connections_refused)
+    yield _gauge("grpc_calls", "gRPC calls under way", commons.grpc_calls)
+    yield _gauge("grpc_bytes", "Messages of gRPC calls that are here", commons.grpc_bytes)
+    yield _by("grpc_refused", "gRPC calls turned away", "limit", commons.stats.grpc_refused)
     yield _counter("connections_evicted", "Idle connections closed to make room", commons.stats.connections_evicted)
 
 

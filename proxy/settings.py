@@ -63,8 +63,8 @@ class ProxySettings:
     max_body: int = setting(4 * 2**30, "largest body of a request", unit="bytes", parse=size)
     replay_body: int = setting(8 * 2**20, "largest body that is kept so that it can be sent again", unit="bytes",
                                parse=size)  # fmt: skip
-    replay_total: int = setting(256 * 2**20, "memory for all bodies that are kept to be sent again", unit="bytes",
-                                parse=size)  # fmt: skip
+    replay_total: int = setting(256 * 2**20, "memory for all bodies that are kept to be sent again, and as much for "
+                                             "the messages of gRPC", unit="bytes", parse=size)  # fmt: skip
     max_connections: int = setting(8192, "clients' connections in all; one more makes idle ones close, or is refused",
                                    parse=positive)  # fmt: skip
     max_connections_per_peer: int = setting(4096, "connections of one client's address", parse=positive)

@@ -21,6 +21,7 @@ class Stats:
         self.grpc_codes: Counter[str] = Counter()  # gRPC calls, by the name of their code
         self.grpc_latencies = [0] * (len(BUCKETS) + 1)
         self.grpc_seconds = 0.0
+        self.grpc_refused: Counter[str] = Counter()  # calls turned away, by the limit: `all`, `peer` or `memory`
         self.failures: Counter[Failure] = Counter()  # failed attempts, by kind
         self.hedges = 0  # second attempts because the first took long
         self.hedges_won = 0  # of which the answer counted

@@ -97,7 +97,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
             async for message in messages:
                 if message == b"fail":
                     await context.abort(Code.DATA_LOSS, "half of it is lost")
-                yield b"<" + message + b">"
+                yield bytes(300_000) if message == b"large" else b"<" + message + b">"
 
         if "Stream" in method:
             return grpc.stream_stream_rpc_method_handler(stream)
