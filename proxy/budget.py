@@ -5,7 +5,7 @@ sent to another worker is bounded by what came for the first time in the last se
 little.
 
 A death is no storm: what the worker had in its hands when it was found dead may all be sent again, however much it is.
-It was sent there once, so each death pays for itself, and who comes back and dies again rests longer and holds less.
+It was sent there once, so that pays for itself. Who comes back and dies again soon gets no more (`fitness.ONCE`).
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ Clock = Callable[[], float]
 
 QUIET = 0.3
 """Seconds for which a worker may owe answers and give none before it is asked whether it is well."""
+ONCE = 10.0
+"""Seconds in which a worker dies once, as far as `on_death` is concerned: one that comes back only to break off again
+is how a storm begins, and not an accident."""
 EJECTED = 5.0
 """Seconds for which one that was asked and did not answer well rests at least. It is asked again long before."""
 
@@ -41,8 +44,8 @@ class Fitness:
         self.on_eject: list[Callable[[Seat], None]] = []
         """Whom to tell of a worker that is found to be dead or to hang while requests are under way there."""
         self.on_death: list[Callable[[Seat], None]] = []
-        """Whom to tell, before that, each time that a worker seems to have died, whoever found out. Its `in_flight` is
-        what it held."""
+        """Whom to tell, before that, that a worker seems to have died, whoever found out. Its `in_flight` is what it
+        held."""
 
     # Who is fit
 
@@ -120,12 +123,14 @@ class Fitness:
         self, seat: Seat, reason: str, *, reachable: bool = False, until_ready: bool = False, least: float = 0.0
     ) -> None:
         now = self._clock()
-        known = seat.rest_until > now and seat.health.reachable is reachable
-        pause = max(least, self._policy.rest.after(seat.health.next_rest(now), self._chance()))
-        seat.health.rest(reason, now, pause, reachable=reachable, until_ready=until_ready)
+        health = seat.health
+        known = seat.rest_until > now and health.reachable is reachable
+        died = not reachable and now - health.died > ONCE
+        pause = max(least, self._policy.rest.after(health.next_rest(now), self._chance()))
+        health.rest(reason, now, pause, reachable=reachable, until_ready=until_ready)
         if known:
             return
-        if not reachable:
+        if died:
             for tell in self.on_death:
                 tell(seat)
         self.ejections[reason] += 1

@@ -92,9 +92,9 @@ class Policy:
 class Health:
     """One worker's."""
 
-    __slots__ = ("_declines", "_died", "_errors", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
-                 "_times", "_window", "answers",
-                 "clear", "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
+    __slots__ = ("_declines", "_errors", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
+                 "_times", "_window", "answers", "clear", "died",
+                 "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
                  "slowness", "until_ready")  # fmt: skip
 
     def __init__(self) -> None:
@@ -128,7 +128,8 @@ class Health:
         """Its rest ends as soon as it says that it is ready. One that only breaks off its answers may well say so."""
         self.rested = float("-inf")
         """When its last rest began."""
-        self._died = float("-inf")  # and the last of those that began because it seemed to be dead
+        self.died = float("-inf")
+        """When the last of those began that it had because it seemed to be dead."""
         self._returned = float("-inf")  # and when it ended
 
     # What is seen
@@ -176,7 +177,7 @@ class Health:
         One death ends many requests at once; it counts for one. So what was under way when a rest began says nothing.
         """
         self.clear = False
-        if now - seconds < self._died if seconds is not None else now < self.rest_until and not self.reachable:
+        if now - seconds < self.died if seconds is not None else now < self.rest_until and not self.reachable:
             return False
         self.failures += 1
         return True
@@ -200,7 +201,7 @@ class Health:
             self.answers = self._errors = self._declines = 0
         self.rested = now
         if not reachable:
-            self._died = now
+            self.died = now
         self.reason = reason
         self.reachable = reachable
         self.until_ready = until_ready

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.values import Snapshot, Worker
-from proxy.fitness import EJECTED, QUIET
+from proxy.fitness import EJECTED, ONCE, QUIET
 from proxy.health import SLOW_FOR, Outcome, Policy, Rest
 from proxy.roster import Roster
 from proxy.seats import Seat
@@ -325,6 +325,24 @@ def test_one_that_is_found_to_hang_rests_for_as_long_as_it_does_and_those_who_ha
     site.roster.fitness.restore(seat)
     assert site.resting() == ""
     assert "a" in site.serve(100, {})
+
+
+def test_a_death_is_told_once_in_a_while_with_all_that_was_held() -> None:
+    site = three()
+    held: list[int] = []
+    site.roster.fitness.on_death.append(lambda seat: held.append(seat.in_flight))
+    seat = site.seat("a")
+    seat.in_flight = 6
+    site.end("a", Outcome.BROKE)
+    for _ in range(6):  # the others that it held
+        site.roster.release(seat, Outcome.BROKE, 5.0)
+    assert held == [7]
+    site.clock.now += 3.0
+    site.end("a", Outcome.BROKE)  # it is back, and breaks off again: no accident
+    site.clock.now += ONCE + 0.1
+    site.roster.fitness.eject(seat, "hangs")
+    site.end("b", Outcome.ANSWERED_5XX, 5)
+    assert held == [7, 0]
 
 
 def test_one_whose_requests_others_answer_first_is_suspect_until_it_is_heard() -> None:
