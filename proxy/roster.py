@@ -81,9 +81,13 @@ class Roster:
     def others(self, seat: Seat, want: Want = ANY, *, most: int) -> list[Seat]:
         """The other workers that are fit and have what is wanted, `most` of them, in the order in which they would be
         taken."""
-        upcoming = dict.fromkeys(self._round(want).upcoming)
-        upcoming.pop(seat, None)
-        return list(upcoming)[:most]
+        found: list[Seat] = []
+        for other in self._round(want).upcoming:
+            if len(found) == most:
+                break
+            if other is not seat and other not in found:
+                found.append(other)
+        return found
 
     def spare(self, tried: Collection[Seat], want: Want = ANY) -> bool:
         """Is a fit worker with room left that has what is wanted and is none of `tried`? Then `lease` gives it."""
