@@ -80,7 +80,7 @@ class ChunkedBody:
     @property
     def declared(self) -> int:
         """Bytes that the current chunk says are still to come: reason enough to refuse a giant before it arrives."""
-        return self._left
+        return max(self._left - 2, 0)
 
     def feed(self, received: Buffer) -> tuple[Buffer, Buffer]:
         """The body bytes inside `received`, and what comes after the body, or (not `done`) is for the next turn.

@@ -16,10 +16,10 @@ from typing import Final
 from aiohttp import web
 
 from muster.errors import BadRequest, ExpectationFailed, Overloaded, RequestTimeout, TooLarge, UnsupportedEncoding
-from worker.chunks import ChunkSizes
+from worker.gate import Declared
 
-CHUNK_SIZES: Final = web.RequestKey("chunk_sizes", ChunkSizes)
-"""Where `worker.connections` leaves the `ChunkSizes` of a chunked request."""
+DECLARED: Final = web.RequestKey("declared", Declared)
+"""Where `worker.connections` leaves what a chunked body says of its length."""
 BODIES: Final = 16
 """So many bodies of the largest size may be here at once."""
 SMALL: Final = 64 * 1024
@@ -90,13 +90,13 @@ async def read_body(
             raise _too_large(limit)
         grow(len(body))
         return body
-    sizes = request.get(CHUNK_SIZES, ChunkSizes())
+    declared = request[DECLARED]
     chunks: list[bytes] = []
     size = 0
     now = asyncio.get_running_loop().time
     try:
         async with asyncio.timeout(patience) as deadline:
-            sizes.when_over(limit, lambda: deadline.reschedule(now()))
+            declared.when_over(limit, lambda: deadline.reschedule(now()))
             async for chunk in request.content.iter_any():
                 size += len(chunk)
                 if size > limit:
@@ -104,13 +104,13 @@ async def read_body(
                 grow(size)
                 chunks.append(chunk)
     except TimeoutError:
-        if sizes.declared > limit:
+        if declared.size > limit:
             raise _too_large(limit) from None
         raise RequestTimeout(f"the body did not arrive within {patience:g} seconds") from None
     except web.RequestPayloadError:
         raise BadRequest("the body ends early or is framed wrongly") from None
     finally:
-        sizes.when_over(limit, None)
+        declared.when_over(limit, None)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -15,9 +15,9 @@ from aiohttp import web
 
 from muster.errors import BadRequest, ClusterError
 from muster.lifetime import Stop, supervised
-from worker.bodies import CHUNK_SIZES
-from worker.chunks import Ahead
-from worker.http_api import SERVER, Handler, error_response
+from worker.bodies import DECLARED
+from worker.gate import MAX_HEAD, Gate
+from worker.http_api import REFUSAL, SERVER, Handler, error_response
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ KEEPALIVE = 75.0
 that is just being closed here."""
 LINGER = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to see the refusal."""
+PIPELINE = 64 * 1024
+"""Bytes of further requests that may wait while one is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,18 @@ class Connection(web.RequestHandler):
     answer waits for it.
     """
 
-    __slots__ = ("_ahead", "_busy", "silent", "unfinished", "unread")
+    __slots__ = ("_answered", "_busy", "_full", "_gate", "_request", "silent", "unfinished", "unread")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.silent: float | None = asyncio.get_running_loop().time()
         self.unfinished: float | None = None
         self.unread: float | None = None
-        self._busy = False
-        self._ahead = Ahead()
+        self._busy = False  # a request is under way
+        self._answered = False  # its answer is known, at least
+        self._full = False  # too much of later requests waits already
+        self._gate = Gate()
+        self._request: web.BaseRequest | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -62,20 +67,68 @@ class Connection(web.RequestHandler):
             self.silent = None
             if self.unfinished is None:
                 self.unfinished = asyncio.get_running_loop().time()
-        self._ahead.feed(data)
-        super().data_received(data)
+        refused = self._gate.refusal is not None
+        clean = self._gate.feed(data)
+        if clean:
+            super().data_received(clean)
+        elif self._gate.refusal is not None and not refused:
+            self._break_off()
+        if self._gate.held > PIPELINE and self.transport is not None:
+            self._full = True
+            self.transport.pause_reading()
+
+    def _break_off(self) -> None:
+        """The body that is being read is broken: who reads it shall know, and nobody wait for its end."""
+        if self._request is not None:
+            content = self._request.content
+            if not self._answered:
+                content.set_exception(web.RequestPayloadError("broken"))
+            content.feed_eof()
 
     def begin(self, request: web.BaseRequest) -> None:
         """`request` is going to be answered now."""
-        self._busy, self.unfinished = True, None
-        sizes = self._ahead.sizes_of(f"{request.method} {request.raw_path} ".encode(errors="surrogateescape"))
-        if sizes is not None and "Transfer-Encoding" in request.headers:
-            request[CHUNK_SIZES] = sizes
+        self._busy, self._answered, self.unfinished = True, False, None
+        self._request = request
+        request[DECLARED] = self._gate.declared
+        if self._gate.refusal is not None:
+            request[REFUSAL] = self._gate.refusal
 
     def end(self, request: web.BaseRequest) -> None:
         """`request` has its answer. If its body is not all here, the connection will do nothing but close."""
+        self._answered = True
         self._busy = not request.content.is_eof()
-        self._ahead.clear()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. After it comes the next request, or the end."""
+        result = await super().finish_response(request, resp, start_time)
+        if self._gate.refusal is not None:
+            await self._linger()
+        elif resp.keep_alive and request.content.is_eof():
+            self._go_on()
+        return result
+
+    def _go_on(self) -> None:
+        clean = self._gate.next()
+        if clean:
+            super().data_received(clean)
+        elif self._gate.held:
+            self.unfinished = asyncio.get_running_loop().time()
+        if self._gate.held <= PIPELINE:
+            self._resume()
+
+    async def _linger(self) -> None:
+        """Let a client that is still sending read the refusal: after a reset it could not."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            self._resume()
+            await asyncio.sleep(LINGER)
+
+    def _resume(self) -> None:
+        if self._full and self.transport is not None and not self.transport.is_closing():
+            self._full = False
+            self.transport.resume_reading()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -151,6 +204,8 @@ async def listening(
         auto_decompress=False,
         keepalive_timeout=KEEPALIVE,
         lingering_time=LINGER,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
         logger=log,
     )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)

@@ -1,37 +1,106 @@
-"""Requests that aiohttp lets through and a careful server does not: odd versions, targets, hosts and framings.
+"""The head of a request, judged before aiohttp sees it. Pure: bytes in, a `Head` or a `ClusterError` out.
 
-Two servers that read the same bytes differently are how requests are smuggled, so what is ambiguous is refused and the
-connection closed.
+aiohttp's parser is lenient where a careful server is not: odd versions, targets, hosts, framings and upgrades. Two
+servers that read the same bytes differently are how requests are smuggled, so what is ambiguous is refused and the
+connection closed. RFC 9110 and 9112.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from ipaddress import IPv6Address
 
-from aiohttp import web
+from muster.errors import BadRequest, HeadersTooLarge, MethodNotAllowed, VersionNotSupported
 
-from muster.errors import BadRequest
+MAX_HEADERS = 128
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
+"""Those that get as far as to a page, which says which it takes. Not CONNECT: nothing here is a tunnel."""
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_LINE = re.compile(rb"(%b) ([\x21-\x7e\x80-\xff]+) HTTP/(\d)\.(\d)" % _TOKEN)
+_FIELD = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
+# What asks for another protocol is not for aiohttp, which would stop to read: no other is spoken here.
+_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
 
-class Ambiguous(BadRequest):
-    """Nobody knows what the rest of this connection means, so it must be closed."""
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head that every server reads alike. `raw` is what aiohttp gets of it."""
+
+    raw: bytes
+    length: int  # of a body that is not `chunked`
+    chunked: bool
 
 
-def check_head(request: web.BaseRequest) -> None:
-    """Raises Ambiguous if the head of `request` is not one that every server reads alike."""
-    version = tuple(request.version)
-    if version not in ((1, 0), (1, 1)):
-        raise Ambiguous("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if not request.raw_path.startswith("/"):
-        raise Ambiguous("the target of a request must be a path")
-    if version == (1, 0) and "Transfer-Encoding" in request.headers:
-        raise Ambiguous("HTTP/1.0 has no Transfer-Encoding")
-    if any(coding.lower() != "chunked" for coding in request.headers.getall("Transfer-Encoding", [])):
-        raise Ambiguous("the only Transfer-Encoding that is read here is chunked")
-    hosts = request.headers.getall("Host", [])
-    if len(hosts) > 1 or (version == (1, 1) and not hosts):
-        raise Ambiguous("a request names one Host")
-    if any(host and not _HOST.fullmatch(host) for host in hosts):
-        raise Ambiguous("the Host is neither a name nor an address")
+def check_head(raw: bytes) -> Head:
+    """The head `raw`, up to and with its empty line. Raises the ClusterError to answer with before closing."""
+    lines = raw[:-4].split(b"\r\n")
+    http11 = _check_line(lines[0])
+    if len(lines) > MAX_HEADERS + 1:
+        raise HeadersTooLarge(f"more than {MAX_HEADERS} headers")
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines[1:]:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise BadRequest("a header is not a name, a colon and a value")
+        fields.setdefault(match[1].lower(), []).append(match[2].strip(b" \t"))
+    _check_host(fields.get(b"host", []), http11)
+    chunked = _is_chunked(fields.get(b"transfer-encoding"), http11)
+    length = _length(fields.get(b"content-length"))
+    if chunked and length is not None:
+        raise BadRequest("a request has either Content-Length or Transfer-Encoding, not both")
+    if not _UPGRADES.isdisjoint(fields):
+        kept = [line for line in lines[1:] if line.partition(b":")[0].lower() not in _UPGRADES]
+        raw = b"\r\n".join([lines[0], *kept, b"", b""])
+    return Head(raw, length or 0, chunked)
+
+
+def _check_line(line: bytes) -> bool:
+    """Is it HTTP/1.1? If not it is 1.0."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest("a request begins with a method, a target and the version of HTTP, one space between them")
+    method, target, major, minor = match.groups()
+    if major != b"1" or minor not in b"01":
+        raise VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if method not in METHODS:
+        allow = ", ".join(sorted(each.decode() for each in METHODS))
+        raise MethodNotAllowed(f"{method[:20].decode()} is not allowed", allow=allow)
+    if target[:1] != b"/" or b"#" in target:
+        raise BadRequest("the target of a request must be a path")
+    return bool(minor == b"1")
+
+
+def _check_host(hosts: list[bytes], http11: bool) -> None:
+    if len(hosts) > 1 or (http11 and not hosts):
+        raise BadRequest("a request names one Host")
+    if hosts and not _is_host(hosts[0]):
+        raise BadRequest("the Host is neither a name nor an address")
+
+
+def _is_host(value: bytes) -> bool:
+    match = _HOST.fullmatch(value)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    try:
+        return match[1] is None or bool(IPv6Address(match[1].decode()))
+    except ValueError:
+        return False
+
+
+def _is_chunked(codings: list[bytes] | None, http11: bool) -> bool:
+    if codings is None:
+        return False
+    if not http11 or len(codings) > 1 or codings[0].lower() != b"chunked":
+        raise BadRequest("the only Transfer-Encoding that is read here is chunked, once, in HTTP/1.1")
+    return True
+
+
+def _length(lengths: list[bytes] | None) -> int | None:
+    if lengths is None:
+        return None
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+        raise BadRequest("Content-Length has to be one decimal number")
+    return int(lengths[0])

@@ -6,7 +6,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -17,7 +17,6 @@ from muster import wire
 from muster.errors import ClusterError, MethodNotAllowed, NotFound
 from worker import serving_metrics
 from worker.classify_api import ClassifyApi
-from worker.guards import Ambiguous, check_head
 from worker.metrics import CONTENT_TYPE, Metrics
 from worker.rest_api import RestApi
 from worker.rest_routes import PREFIX
@@ -28,6 +27,8 @@ log = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 SERVER = "muster"
 """What the answers name as their server; aiohttp's own header would tell the versions of everything."""
+REFUSAL: Final = web.RequestKey("refusal", ClusterError)
+"""Where `worker.connections` leaves the answer to what was no request; the connection ends with it."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -51,11 +52,7 @@ class HttpApi:
         asked = request.headers.get(wire.REQUEST_ID, "")
         request_id = asked if _SANE_ID.fullmatch(asked) else _new_id()
         try:
-            check_head(request)
             response = await self._handler(request)(request)
-        except Ambiguous as error:
-            response = error_response(error)
-            response.force_close()
         except ClusterError as error:
             response = error_response(error)
         except Exception:  # a mistake of ours: the operator sees the traceback, the client a sentence
@@ -64,12 +61,15 @@ class HttpApi:
         response.headers["Server"] = SERVER
         response.headers[wire.SERVED_BY] = self._state.worker.id
         response.headers[wire.REQUEST_ID] = request_id
-        if self._state.draining or not request.content.is_eof():
-            # A body that nobody read, or a client that should look for another worker.
+        content = request.content
+        if self._state.draining or REFUSAL in request or not content.is_eof() or content.exception() is not None:
+            # A client that should look for another worker, or what came from it cannot be read, or was not.
             response.force_close()
         return response
 
     def _handler(self, request: web.BaseRequest) -> Handler:
+        if REFUSAL in request:
+            raise request[REFUSAL]
         path = request.raw_path.partition("?")[0]
         if path == self._metrics.serving_path:
             return self._serving_page  # whatever the method

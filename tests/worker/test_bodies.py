@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from muster.errors import Overloaded
 from tests.worker.colours import png
 from tests.worker.doors import Doors, open_doors
 from worker.bodies import SMALL, Shelf
-from worker.chunks import LONGEST_SIZE, WATCHED, ChunkSizes
 from worker.classify_api import BODIES
 from worker.connections import Deadlines
 from worker.models.catalogue import Catalogue
@@ -28,51 +24,6 @@ CHUNKED = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:
 async def doors(catalogue: Catalogue) -> AsyncIterator[Doors]:
     async with open_doors(catalogue, max_body=100_000, body_timeout=60.0) as doors:
         yield doors
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[begin:end] for begin, end in itertools.pairwise(ends)]
-
-
-@given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), st.lists(st.integers(0, 500), max_size=8))
-def test_a_body_declares_as_much_as_its_chunks_hold_however_it_arrives(chunks: list[bytes], places: list[int]) -> None:
-    body = b"".join(b"%X;extension\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
-    sizes = ChunkSizes()
-    for piece in cut(body + b"5\r\nthe next request, not ours", places):
-        sizes.feed(piece)
-    assert sizes.declared == sum(map(len, chunks))
-
-
-@given(st.lists(st.binary(max_size=80), max_size=5))
-def test_nonsense_between_chunks_is_left_to_the_parser(pieces: list[bytes]) -> None:
-    sizes = ChunkSizes()
-    for piece in pieces:
-        sizes.feed(piece)
-    assert sizes.declared >= 0
-
-
-def test_the_alarm_goes_off_once_as_soon_as_a_chunk_declares_too_much_or_has_done_so() -> None:
-    alarms: list[int] = []
-    sizes = ChunkSizes()
-    sizes.when_over(100, lambda: alarms.append(sizes.declared))
-    sizes.feed(b"64\r\n" + b"x" * 100 + b"\r\n")
-    assert alarms == []
-    sizes.feed(b"1\r\n")
-    sizes.feed(b"x\r\n1\r\n")
-    assert alarms == [101]
-    sizes.when_over(100, lambda: alarms.append(0))
-    assert alarms == [101, 0]
-
-
-def test_tiny_chunks_without_end_are_not_counted_for_ever() -> None:
-    sizes = ChunkSizes()
-    sizes.feed(b"1\r\nx\r\n" * (WATCHED + 5))
-    assert sizes.declared == WATCHED
-    sizes = ChunkSizes()
-    for _ in range(1000):
-        sizes.feed(b";" * 100)
-    assert len(sizes._line) <= LONGEST_SIZE
 
 
 @pytest.mark.parametrize("begun", [b"", b"x", b"x" * 300_000])

@@ -96,31 +96,98 @@ async def test_a_sane_request_id_is_taken_over_and_another_is_made(doors: Doors,
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("status", "head"),
     [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
-        b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: y\r\n" * 500 + b"\r\n",
-        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-        b"nonsense\r\n\r\n",
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: [a]\r\n\r\n"),
+        (400, b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET /#x HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"\rGET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET /\r\n\r\n"),
+        (400, b"GET / RTSP/1.0\r\nHost: x\r\n\r\n"),
+        (505, b"GET / HTTP/2.0\r\nHost: x\r\n\r\n"),
+        (505, b"GET / HTTP/0.9\r\nHost: x\r\n\r\n"),
+        (400, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (405, b"CONNECT /x HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (405, b"get / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\nHost: x\n\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: y\r\n" * 500 + b"\r\n"),
+        (400, b"\x16\x03\x01\x02\x00\x01\r\n\r\n"),
+        (400, b"nonsense\r\n\r\n"),
     ],
 )
-async def test_a_head_that_is_not_clear_is_refused_in_json_and_the_connection_closed(doors: Doors, head: bytes) -> None:
-    answer = await doors.raw(head)
-    assert answer.split(b" ")[1] == b"400", answer
+async def test_a_head_that_is_not_clear_is_refused_in_json_and_the_connection_closed(
+    doors: Doors, status: int, head: bytes
+) -> None:
+    answer = await doors.raw(head + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert answer.count(b"\r\nContent-Length: ") == 1
     assert b"\r\nServer: muster\r\n" in answer
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+    assert b"\r\nConnection: close\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
+async def test_a_bad_request_in_a_line_takes_no_answer_from_those_before_it(doors: Doors) -> None:
+    good = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = await doors.raw(good * 2 + b"GET /healthz HTTP/1.0\r\nA : b\r\n\r\n" + good)
+    assert [answers.count(b"HTTP/1.1 200 "), answers.count(b"HTTP/1.1 ")] == [2, 3]
+    assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"400 ")
+
+
+async def test_what_follows_the_last_request_does_not_take_its_answer(doors: Doors) -> None:
+    answers = await doors.raw(b"GET /healthz HTTP/1.0\r\n\r\nGET /nope HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answers.startswith(b"HTTP/1.0 200 ")
+    assert answers.count(b"HTTP/1.") == 1
+
+
+async def test_more_requests_in_a_row_than_may_wait_are_all_answered(doors: Doors) -> None:
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 8_000 + b"\r\n\r\n"
+    answers = await doors.raw(one * 100 + b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert answers.count(b" 200 OK\r\n") == 101
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"5\r\nhelloXX", b"0x5\r\nhello\r\n", b"5\nhello\n", b"0\r\nno trailer\r\n\r\n", b"5;a\nb\r\nhello\r\n"],
+)
+@pytest.mark.parametrize("path", [b"/classify?model=float", b"/v1/models/float:predict", b"/healthz"])
+async def test_a_body_that_breaks_while_it_is_read_is_refused_at_once(
+    doors: Doors, path: bytes, broken: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", doors.port)
+    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in (b"1\r\nx\r\n", broken + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"):
+        await asyncio.sleep(0.02)
+        writer.write(piece)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 40")
+    assert answer.count(b"\r\nContent-Length: ") == 1
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("trailer", [b"", b"A: b\r\n", b"Content-Length: 3\r\n", b"Connection: close\r\n"])
+async def test_trailers_change_nothing(doors: Doors, trailer: bytes) -> None:
+    one = (
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n" + trailer + b"\r\n"
+    )
+    answers = await doors.raw(one * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert [answers.count(b" 405 "), answers.count(b" 200 ")] == [2, 1]
 
 
 async def test_a_client_that_asks_for_http2_is_served_in_http1(doors: Doors) -> None:
@@ -128,6 +195,8 @@ async def test_a_client_that_asks_for_http2_is_served_in_http1(doors: Doors) -> 
     head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
     head += b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: %d\r\n\r\n" % len(image)
     assert (await doors.raw(head + image)).startswith(b"HTTP/1.1 200 ")
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert (await doors.raw(get + b"GET /healthz HTTP/1.0\r\n\r\n")).count(b" 200 OK\r\n") == 2
 
 
 async def test_metrics_count_by_model_version_and_outcome_and_time_each_stage(doors: Doors) -> None:
