@@ -40,6 +40,7 @@ class Behaviour:
     slots: int = 0  # how many are worked on at once; 0 is any number
     queue: int = 1_000_000  # how many more may wait; the others get 503
     status: int = 200
+    well: int = 0  # every so-manieth has 200 all the same; 0 is none
     fault: str = ""  # "reset", "cut" (die within the answer), "garbage", "chunked cut"
     ready: bool = True
     size: int = 0  # bytes of answer to a GET, besides
@@ -157,7 +158,8 @@ class Door(asyncio.Protocol):
                 self.transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
                 desk.loop.call_later(0.01, self.transport.close)
             case _:
-                self.answer(behaviour.status, b'{"length": %d, "predictions": [1]}\n' % self._length + body)
+                status = 200 if behaviour.well and not desk.seen.answered % behaviour.well else behaviour.status
+                self.answer(status, b'{"length": %d, "predictions": [1]}\n' % self._length + body)
         desk.finished()
 
     def refuse(self) -> None:
