@@ -68,10 +68,12 @@ class Stop:
             raise self._failure
 
     def listen(self) -> None:
-        """Stop on SIGTERM, on SIGINT, and when the lifeline of our parent closes. Asked again, we end at once."""
+        """Stop on SIGTERM, SIGINT, SIGHUP (unless that is ignored, as `nohup` wants it), and when the lifeline of our
+        parent closes. Asked again, we end at once."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, signal.Signals(number))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._signalled, signal.Signals(number))
         lifeline = os.environ.get(LIFELINE)
         if lifeline is not None:
             loop.add_reader(int(lifeline), self._lifeline_closed, int(lifeline))

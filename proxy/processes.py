@@ -71,7 +71,7 @@ class Parent:
             try:
                 await asyncio.wait((*keeping, *waits), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                loop.remove_signal_handler(signal.SIGHUP)
+                loop.add_signal_handler(signal.SIGHUP, lambda: None)  # there is nothing to replace any more
                 rolling = [self._rolling] if self._rolling is not None else []
                 for task in (*keeping, *waits, *rolling):
                     task.cancel()
