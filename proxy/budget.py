@@ -37,8 +37,11 @@ class RetryBudget:
         """A worker was found dead that held so many requests."""
         self._charged -= held
 
-    def take(self) -> bool:
-        """Send a request again? Each True is counted as done."""
+    def take(self, *, spare: bool = False) -> bool:
+        """Send a request again? Each True is counted as done. `spare`: it has not failed, and may only be late, so half
+        of the budget is kept for those that do fail."""
+        if spare and 2 * self.left <= self._most:
+            return False
         if self.left < 1:
             self.refused += 1
             return False
@@ -49,10 +52,12 @@ class RetryBudget:
     @property
     def left(self) -> int:
         """How many more may be sent again now."""
-        if not self.ratio:
-            return 0
-        requests, charged = self._past[0]
-        return max(RESERVE, int(self.ratio * (self.requests - requests))) - (self._charged - charged)
+        return self._most - (self._charged - self._past[0][1]) if self.ratio else 0
+
+    @property
+    def _most(self) -> int:
+        """How many may be sent again in a window."""
+        return max(RESERVE, int(self.ratio * (self.requests - self._past[0][0])))
 
     def turn(self) -> None:
         """A second is over."""

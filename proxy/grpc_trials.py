@@ -260,8 +260,8 @@ class GrpcTrials:
 
     # Another attempt
 
-    def _again(self, trial: Trial, failure: Failure) -> bool:
-        """Is another attempt allowed? Then it is counted."""
+    def _again(self, trial: Trial, failure: Failure, *, spare: bool = False) -> bool:
+        """Is another attempt allowed? Then it is counted. `spare`: not for a failure."""
         call, roster = trial.call, self._commons.roster
         safe = self._safe(call, trial.seat)
         step = dispatch.next_step(failure, call.attempts, sent=True, safe_twice=safe, replayable=True)
@@ -270,7 +270,7 @@ class GrpcTrials:
         # Who answers is alive: its answer is better than one of somebody who rests.
         if failure is not Failure.BROKE and not roster.spare([*call.tried, trial.seat], call.want):
             return False
-        return self._commons.retries.take()
+        return self._commons.retries.take(spare=spare)
 
     def _safe(self, call: Call, seat: Seat) -> bool:
         return call.method in READ_ONLY or seat.worker.replay_safe
@@ -281,7 +281,7 @@ class GrpcTrials:
         asked = {first}
         try:
             done, _ = await asyncio.wait(asked, timeout=self._commons.hedges.delay)
-            if not done and self._again(trial, Failure.HUNG):
+            if not done and self._again(trial, Failure.HUNG, spare=True):
                 asked.add(self._commons.loop.create_task(self._beside(trial, request)))
             while True:
                 done, pending = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)

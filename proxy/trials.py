@@ -157,13 +157,14 @@ class Trials(Owner):
             self._seek(failure)
         return True
 
-    def _may_move(self, attempt: Attempt, failure: Failure) -> bool:
-        """May the request go to another worker, has a fit one room, and the budget? Then that is counted."""
+    def _may_move(self, attempt: Attempt, failure: Failure, *, spare: bool = False) -> bool:
+        """May the request go to another worker, has a fit one room, and the budget? Then that is counted. `spare`: not
+        for a failure."""
         if self._next_step(attempt, failure) is not Step.ANOTHER_WORKER:
             return False
         if not self._commons.roster.spare([*self._tried, attempt.seat], self.want):
             return False
-        return not attempt.sent or self._commons.retries.take()
+        return not attempt.sent or self._commons.retries.take(spare=spare)
 
     def _leave(self, attempt: Attempt, failure: Failure | None, outcome: Outcome) -> bool:
         """An attempt is over, and its worker is not asked again. Is another under way? Then that one leads now."""
@@ -207,7 +208,7 @@ class Trials(Owner):
         attempt = self.attempt
         if attempt is None or attempt.connection is None or self._second is not None or self.answered:
             return
-        if not self._may_move(attempt, Failure.HUNG):
+        if not self._may_move(attempt, Failure.HUNG, spare=True):
             return
         try:
             seat = self._commons.roster.lease([*self._tried, attempt.seat], self.want)

@@ -54,6 +54,15 @@ def test_what_a_dead_worker_held_may_be_sent_again_besides_and_soon_or_never() -
     assert budget.left == RESERVE
 
 
+def test_who_has_not_failed_leaves_half_of_it_to_those_who_do() -> None:
+    budget = RetryBudget(0.2)
+    budget.requests += 5000
+    assert sum(budget.take(spare=True) for _ in range(5000)) == 500
+    assert budget.refused == 0  # nobody lost anything
+    assert granted(budget, 5000) == 500
+    assert not RetryBudget(0.0).take(spare=True)
+
+
 def test_no_death_grants_anything_where_nothing_is_to_be_sent_again() -> None:
     budget = RetryBudget(0.0)
     budget.grant(300)
