@@ -39,6 +39,7 @@ NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expe
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
 _NOT_KEPT = re.compile(rb"x-request-id|auth|cookie|token|secret|session|passw|key")
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -339,11 +340,18 @@ def _read_response(raw: bytes) -> ResponseHead:
         headers.append((name, lower, value))
         if lower in _RESPONSE_JUDGES:
             _RESPONSE_JUDGES[lower](head, value)
+    if not _REASON.fullmatch(head.reason):
+        raise BadResponse("control characters in the reason phrase")
     if not 100 <= head.status <= 599:
         raise BadResponse(f"status {head.status}")
     if head.chunked:
         head.content_length = None  # chunked beats a length (RFC 9112, 6.3)
     return head
+
+
+def may_become_response(begun: bytes) -> bool:
+    """Can more bytes still make a response of `begun`, which has no empty line yet?"""
+    return b"HTTP/1.".startswith(begun[:7]) and begun.count(b"\n") == begun.count(b"\r\n")
 
 
 def _response_length(head: ResponseHead, value: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from muster.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.dispatch import Failure
-from proxy.heads import BadResponse, ResponseHead, parse_response
+from proxy.heads import BadResponse, ResponseHead, may_become_response, parse_response
 
 READ_HIGH_WATER = 256 * 1024
 """Bytes that may wait to be written before the other side stops reading. uvloop reads up to as much at once."""
@@ -156,7 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or end > self._max_head:
                 self._buffer = data
-                if len(data) > self._max_head:
+                if len(data) > self._max_head or not may_become_response(data):
                     self._fail(Failure.GARBAGE)
                 return
             try:

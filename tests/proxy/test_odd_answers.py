@@ -17,8 +17,20 @@ WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 \x1b[31m\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"an answer of HTTP/0.9",
+        b"HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\nhello",
     ],
-    ids=["an upgrade nobody asked for", "another version", "chunks that are none"],
+    ids=[
+        "an upgrade nobody asked for",
+        "another version",
+        "chunks that are none",
+        "a reason that paints",
+        "bare line feeds",
+        "no head",
+        "a body under an interim answer",
+    ],
 )
 async def test_an_answer_that_makes_no_sense_is_a_502_and_not_passed_on(raw: bytes) -> None:
     async with cluster(ScriptedWorker(always(raw))) as proxy:
