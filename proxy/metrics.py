@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -94,6 +95,7 @@ def _queue(commons: Commons) -> Iterator[Metric]:
 
 def _connections(commons: Commons) -> Iterator[Metric]:
     yield _gauge("connections", "Clients' connections", commons.connections)
+    yield _gauge("tasks", "Tasks of the event loop: a request for a worker needs none", len(asyncio.all_tasks()))
     yield _by("connections_refused", "Connections turned away", "limit", commons.stats.connections_refused)
     yield _gauge("grpc_calls", "gRPC calls under way", commons.grpc_calls)
     yield _gauge("grpc_bytes", "Messages of gRPC calls that are here", commons.grpc_bytes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,31 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     """Say what was measured."""
 
     def say(sentence: str) -> None:
-        _figures.append(f"{request.node.name}: {sentence}")
+        number, words = request.node.path.stem.split("_")[1], request.node.name[5:].replace("_", " ")
+        _figures.append(f"| {number.lstrip('0')} {words} | {sentence} |")
         print(sentence)
 
     return say
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """It is long work: say which drill it is at, and how long it took."""
+    say = item.config.get_terminal_writer().line if item.path.parent == Path(__file__).parent else lambda _: None
+    begin = time.monotonic()
+    place = f"{item.session.items.index(item) + 1} of {len(item.session.items)}"
+    say(f"\n{time.strftime('%H:%M:%S')}  {place}, {item.path.stem[5:]}: {item.name}")
+    try:
+        return (yield)
+    finally:
+        say(f"  {time.monotonic() - begin:.0f} s")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table as docs/operations.md has it, to be pasted there."""
     if _figures:
         terminalreporter.section("figures of the drills")
+        terminalreporter.write_line("| drill | measured |\n|---|---|")
         for line in _figures:
             terminalreporter.write_line(line)
 

@@ -43,12 +43,17 @@ class Took(NamedTuple):
 Times = TypeVar("Times", bound=tuple[Took, ...])
 
 
+class StoodStill(AssertionError):
+    """The machine is to blame for too much of what was measured, so it tells nothing."""
+
+
 class Machine:
     """What the meter has found so far."""
 
     def __init__(self, file: Path) -> None:
         self._lines = file.open()
         self._waits: list[tuple[float, int, float]] = []  # when it was over, whose, how long
+        self._unfinished = ""
         self._seen_until = 0.0
         self.note = ""
         """What a figure has to say of it: nothing, if no try was made again."""
@@ -76,29 +81,37 @@ class Machine:
         """The results of so many tries. One is made again if the machine is to blame for it; a quarter of them at most,
         so that a machine which is too busy to tell anything fails the drill."""
         kept: list[Times] = []
+        spare = max(3, count // 4)
         again = 0
         while len(kept) < count:
-            times = once(len(kept) + again)
-            blamed = [took for took in times if self.to_blame(took)]
-            if blamed and again < max(3, count // 4):
+            try:
+                times = once(len(kept) + again)
+                spoiled = "; ".join(f"{took.seconds:.3f} s" for took in times if self.to_blame(took))
+            except StoodStill as error:
+                if again == spare:
+                    raise
+                spoiled = str(error)
+            if spoiled and again < spare:
                 again += 1
-                longest = max(self.waited(took.since, took.until) for took in blamed)
-                self.note = f"; {again} tries made again, the machine stood still (for {longest * 1000:.0f} ms)"
-                continue
-            kept.append(times)
+                self.note = f"; {again} made again, for the machine stood still"
+                print(f"made again: {spoiled}")
+            else:
+                kept.append(times)
         return kept
 
     def fair(self, times: Collection[Took]) -> list[float]:
         """How many seconds each of many took, without those for which the machine is to blame: a twentieth at most."""
         kept = [took.seconds for took in times if not self.to_blame(took)]
         aside = len(times) - len(kept)
-        assert aside <= len(times) / 20, f"the machine stood still during {aside} of {len(times)} requests"
+        if aside > len(times) / 20:
+            raise StoodStill(f"the machine stood still during {aside} of {len(times)} requests")
         if aside:
             self.note = f"; {aside} set aside, the machine stood still"
         return kept
 
     def _read(self) -> float:
-        for line in self._lines:
+        *lines, self._unfinished = (self._unfinished + self._lines.read()).split("\n")
+        for line in lines:
             at, whose, seconds = line.split()
             self._seen_until = float(at)
             if float(seconds):

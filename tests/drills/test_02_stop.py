@@ -19,6 +19,15 @@ def test_a_worker_that_is_stopped_costs_no_request_and_little_time(
     cluster.proxy("--hedge-after", str(HEDGE))
     for _ in range(3):
         cluster.worker(delay=0.01)
+
+    def once(_: int) -> tuple[()]:
+        _stop_one(cluster, machine, figure)
+        return ()
+
+    machine.tries(1, once)
+
+
+def _stop_one(cluster: Cluster, machine: Machine, figure: Figure) -> None:
     hung = cluster.workers[0]
     calm, event = form(10, 4), form(10, 5)
     load = cluster.load(600)
