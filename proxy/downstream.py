@@ -120,7 +120,7 @@ class ClientConnection(asyncio.Protocol):
             if end < 4 or end > self._commons.settings.max_head:
                 self._incomplete_head(data)
                 return
-            head = parse_request(data[:end])
+            head = parse_request(data[:end], self._commons.settings.max_headers)
             self._limit(head.content_length or 0)
         except ClusterError as error:
             self._refuse(error)

@@ -165,11 +165,12 @@ _requests = _Known[RequestHead]()
 _responses = _Known[ResponseHead]()
 
 
-def parse_request(raw: bytes) -> RequestHead:
-    """Read one request head: `raw` ends with its empty line. An unfit one raises the ClusterError to answer with."""
+def parse_request(raw: bytes, most: int = MAX_HEADERS) -> RequestHead:
+    """Read one request head with up to `most` headers, the same at each call: `raw` ends with its empty line. An unfit
+    one raises the ClusterError to answer with."""
     head = _requests.get(raw)
     if head is None:
-        head = _read_request(raw)
+        head = _read_request(raw, most)
         _requests.learn(raw, head)
     return head
 
@@ -183,7 +184,7 @@ def parse_response(raw: bytes) -> ResponseHead:
     return head
 
 
-def _read_request(raw: bytes) -> RequestHead:
+def _read_request(raw: bytes, most: int) -> RequestHead:
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
@@ -200,8 +201,8 @@ def _read_request(raw: bytes) -> RequestHead:
         )
     if target[:1] != b"/" or b"#" in target:
         raise BadRequest("the request target has to be a path that begins with a slash")
-    if len(collector.fields) > MAX_HEADERS:
-        raise HeadersTooLarge(f"more than {MAX_HEADERS} headers")
+    if len(collector.fields) > most:
+        raise HeadersTooLarge(f"more than {most} headers")
     head = RequestHead(method, target, http11, [])
     _judge_request(head, collector.fields)
     return head

@@ -23,7 +23,6 @@ from proxy.departures import Departures
 from proxy.doors import Door, SharedDoor, own_door
 from proxy.doubt import Doubt
 from proxy.grpc_api import GrpcServer, grpc_server
-from proxy.heads import MAX_HEADERS
 from proxy.health import Policy, Rest
 from proxy.http_api import HttpApi
 from proxy.line_writer import line_writer
@@ -65,7 +64,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
             keepalive_timeout=75,
             max_line_size=largest,
             max_field_size=largest,
-            max_headers=2 * MAX_HEADERS,
+            max_headers=2 * settings.max_headers,
         )
         await runner.setup()
         life.push_async_callback(runner.cleanup)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from muster.settings import log_level, port, setting, size
 from muster.wire import PROXY_GRPC_PORT, PROXY_PORT, SERVICE
 from proxy.balancing import STRATEGIES, strategy
+from proxy.heads import MAX_HEADERS
 
 MAX_PROCESSES = 128
 
@@ -60,6 +61,7 @@ class ProxySettings:
     p2p_ttl: float = setting(1.0, "how long a client may keep a worker's address; less than the workers' drain delay",
                              unit="seconds")  # fmt: skip
     max_head: int = setting(16384, "largest head of a request or response", unit="bytes", parse=size)
+    max_headers: int = setting(MAX_HEADERS, "headers that a request may have", parse=positive)
     max_body: int = setting(4 * 2**30, "largest body of a request", unit="bytes", parse=size)
     replay_body: int = setting(8 * 2**20, "largest body that is kept so that it can be sent again", unit="bytes",
                                parse=size)  # fmt: skip

@@ -95,7 +95,7 @@ def test_slow_and_greedy_clients_hold_nobody_up(cluster: Cluster, figure: Figure
 def _closed(client: socket.socket) -> bool:
     client.setblocking(False)
     try:
-        return client.recv(1) == b""
+        return client.recv(4096) == b"" or client.recv(1) == b""
     except BlockingIOError:
         return False
     except ConnectionResetError:
@@ -187,6 +187,45 @@ def test_ambiguous_requests_are_refused_and_never_passed_on(one: Cluster, figure
     assert not wrong, "\n".join(wrong)
     assert worker.seen["answered"] == 0
     assert "Traceback" not in one.proxies[0].log
+
+
+def _status(cluster: Cluster, raw: bytes) -> int:
+    """Of the answer to a request, after which its connection ends by itself."""
+    with closing(connect(cluster)) as client:
+        client.settimeout(8)
+        client.sendall(raw)
+        return int(ended(client)[9:12] or 0)
+
+
+def test_each_limit_is_a_setting(cluster: Cluster, figure: Figure) -> None:
+    cluster.proxy(
+        "--max-head", "2000", "--max-headers", "10", "--max-body", "5000", "--header-timeout", "1",
+        "--body-timeout", "1", "--max-connections-per-peer", "20",
+    )  # fmt: skip
+    cluster.worker()
+    start = b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    length = b"Content-Length: %d\r\n\r\n"
+    found = {
+        "a head of 1.5 kB": _status(cluster, start + b"X-A: " + b"b" * 1400 + b"\r\n" + length % 0),
+        "a head of 2.5 kB": _status(cluster, start + b"X-A: " + b"b" * 2400 + b"\r\n" + length % 0),
+        "10 headers": _status(cluster, start + b"X-A: b\r\n" * 7 + length % 0),
+        "11 headers": _status(cluster, start + b"X-A: b\r\n" * 8 + length % 0),
+        "a body of 5 kB": _status(cluster, start + length % 5000 + b"x" * 5000),
+        "a body a byte longer": _status(cluster, start + length % 5001 + b"x" * 5001),
+        "half a head": _status(cluster, start),
+        "half a body": _status(cluster, start + length % 5000 + b"x" * 2500),
+    }
+    with ExitStack() as life:
+        clients = [life.enter_context(closing(connect(cluster))) for _ in range(30)]
+        for client in clients:
+            with suppress(OSError):  # it is one too many
+                client.sendall(start)
+        until(lambda: sum(map(_closed, clients)) >= 10, "those above the limit are turned away", 0.9)
+        kept = sum(not _closed(client) for client in clients)
+    figure(f"limits of 2000 bytes, 10 headers, 5000 bytes, 1 s, 1 s: {found}; {kept} of 30 connections kept at a limit "
+           "of 20")  # fmt: skip
+    assert list(found.values()) == [200, 431, 200, 431, 200, 413, 408, 408]
+    assert kept <= 20
 
 
 def test_connection_cannot_take_headers_away_and_nothing_upgrades_to_http_2(one: Cluster, figure: Figure) -> None:
