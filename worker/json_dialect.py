@@ -8,6 +8,7 @@ number of values are bounded by the caller.
 
 from __future__ import annotations
 
+import gc
 import json
 
 import orjson
@@ -28,16 +29,24 @@ def parse(body: bytes, *, depth: int, values: int) -> Json:
     if isinstance(document, orjson.JSONDecodeError):
         standard = body[: document.pos]  # if all that is wrong is what follows the value, then nothing is wrong
         document = _read_by_orjson(standard)
-    if not isinstance(document, (dict, list)) or _has_equal_keys(standard, document):
-        return Reader(body, depth).read()
-    return document
+    if isinstance(document, (dict, list)) and not _has_equal_keys(standard, document):
+        return document
+    del document  # there is no need for memory for two
+    return Reader(body, depth).read()
 
 
 def _read_by_orjson(body: bytes) -> Json | orjson.JSONDecodeError:
+    # The garbage collector would look for circles among millions of new lists, again and again, most of the time that
+    # this takes; and nothing else runs in this process meanwhile.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         return error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _has_equal_keys(body: bytes, document: Json) -> bool:

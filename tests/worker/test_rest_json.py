@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import struct
@@ -274,3 +275,20 @@ def test_large_arrays_are_written_in_pieces_and_nobody_can_tell(monkeypatch: pyt
     assert texts == [text for start in range(0, len(values), 16) for text in decimals(values[start : start + 16])]
     counted = np.arange(2 * MANY + 1)
     assert integers(counted) == list(map(str, counted))
+
+
+def test_the_garbage_collector_does_not_search_a_document_that_is_being_read() -> None:
+    searches: list[str] = []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        searches.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        assert len(parse(b"[" + b"[1]," * 100_000 + b"[1]]", depth=9, values=10**6)) == 100_001
+    finally:
+        gc.callbacks.remove(note)
+    assert len(searches) < 10
+    with pytest.raises(StatusError):
+        parse(b"[" * 100_000, depth=9, values=10**6)
+    assert gc.isenabled()
