@@ -184,12 +184,10 @@ class Outcome:
 class Load:
     """A running load generator."""
 
-    def __init__(self, folder: Path, url: str, rate: float, count: int, size: int, picture: Path | None) -> None:
+    def __init__(self, folder: Path, kind: str, rate: float, count: int, *options: str) -> None:
         self._out = folder / f"load-{time.monotonic_ns()}.jsonl"
-        options = ["--picture", str(picture)] if picture else []
         self._program = Program(
-            folder, "load", "tests.drills.load", "--url", url, "--rate", str(rate), "--count", str(count),
-            "--size", str(size), "--out", str(self._out), *options,
+            folder, "load", kind, "--rate", str(rate), "--count", str(count), "--out", str(self._out), *options
         )  # fmt: skip
 
     def wait(self, patience: float = 600) -> Outcome:
@@ -306,6 +304,10 @@ class Cluster:
         picture: Path | None = None,
     ) -> Load:  # fmt: skip
         """Begin a load of so many seconds."""
-        load = Load(self.folder, self.url + path, rate, round(seconds * rate), size, picture)
+        options = ["--picture", str(picture)] if picture else []
+        load = Load(
+            self.folder, "tests.drills.load", rate, round(seconds * rate), "--url", self.url + path,
+            "--size", str(size), *options,
+        )  # fmt: skip
         self.life.callback(load.close)
         return load

@@ -255,8 +255,14 @@ async def serve(options: argparse.Namespace, stop: Stop) -> None:
     worker = Worker(
         id=worker_id("127.0.0.1", port, options.name), host="127.0.0.1", port=port, models=("drill",),
         replay_safe=not options.not_replay_safe, capacity=options.capacity, weight=options.weight,
+        grpc_port=options.grpc_port or None,
     )  # fmt: skip
     desk = Desk(loop, worker, json.loads(options.set))
+    calls: Any = None
+    if options.grpc_port:
+        from tests.drills.grpc_door import open_door  # it takes a while to import
+
+        calls = await open_door(desk, options.grpc_port)
     print(json.dumps({"id": worker.id, "port": port}), flush=True)
     if options.registry == "none":
         await stop.wait()
@@ -272,6 +278,8 @@ async def serve(options: argparse.Namespace, stop: Stop) -> None:
             while desk.seen.held:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         server.close()
+    if calls is not None:
+        await calls.stop(1.0)
 
 
 def main() -> int:
@@ -281,6 +289,7 @@ def main() -> int:
     parser.add_argument("--service", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--capacity", type=int, default=0)
     parser.add_argument("--weight", type=int, default=1)
     parser.add_argument("--not-replay-safe", action="store_true")
