@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -45,7 +44,7 @@ class Parent:
         self._reaping: set[asyncio.Task[None]] = set()
         self._listened: set[int] = set()  # whose part of the port was ever open
         self._renewal = [asyncio.Event() for _ in range(settings.processes)]
-        self._starts = [Counter[str]() for _ in range(settings.processes)]  # of each number, by the reason
+        self._starts: list[dict[str, int]] = [{} for _ in range(settings.processes)]  # of each number, by the reason
         self._failed = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
 
@@ -66,10 +65,10 @@ class Parent:
             loop.add_signal_handler(signal.SIGHUP, self._roll)
             stop.at_once = self._kill
             keeping = [loop.create_task(self._keep(number)) for number in range(settings.processes)]
-            keeping.append(loop.create_task(self._watch()))
             waits = [loop.create_task(stop.wait()), loop.create_task(self._failed.wait())]
+            watching = loop.create_task(self._watch())
             try:
-                await asyncio.wait((*keeping, *waits), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((*keeping, *waits, watching), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 loop.add_signal_handler(signal.SIGHUP, lambda: None)  # there is nothing to replace any more
                 rolling = [self._rolling] if self._rolling is not None else []
@@ -77,6 +76,8 @@ class Parent:
                     task.cancel()
                 results = await asyncio.gather(*keeping, *waits, *rolling, return_exceptions=True)
                 await self._end()
+                watching.cancel()  # not before: who hangs now, too, is not waited for
+                results += await asyncio.gather(watching, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -105,12 +106,21 @@ class Parent:
             log.warning("process %d %s", gone.number, ending(gone.status))
             if gone.status and not gone.ready and not self._listened:
                 self._failed.set()
-        await asyncio.sleep(backoff.after(time.monotonic() - gone.born))
-        return await self._start(gone.number, "hung" if gone.silence >= HUNG else "died" if gone.status else "left")
+        why = "hung" if gone.silence >= HUNG else "died" if gone.status else "left"
+        while True:
+            await asyncio.sleep(backoff.after(time.monotonic() - gone.born))
+            try:
+                return await self._start(gone.number, why)
+            except OSError as error:  # no memory, or too many processes: the others go on
+                log.error("process %d cannot be started: %s", gone.number, error)  # noqa: TRY400
 
     async def _replace(self, old: Running) -> Running:
         """A successor of a process that goes on until that one is ready."""
-        new = await self._start(old.number, "renewed")
+        try:
+            new = await self._start(old.number, "renewed")
+        except OSError as error:
+            log.error("process %d cannot be replaced: %s", old.number, error)  # noqa: TRY400
+            return old
         while not (new.ready or new.leaving):
             await self._news(new)
         if new.leaving:
@@ -170,12 +180,12 @@ class Parent:
             os.close(descriptor)
 
     async def _start(self, number: int, why: str) -> Running:
-        self._starts[number][why] += 1
-        ours, theirs = socket.socketpair()
         descriptors = tuple(tuple(sock.fileno() for sock in group) for group in self._listeners)
-        starts = dict(self._starts[number])
-        place = Place(number, self._settings.processes, descriptors, theirs.fileno(), self._grpc_port, starts)
-        with theirs:
+        starts = {**self._starts[number], why: self._starts[number].get(why, 0) + 1}
+        ours, theirs = socket.socketpair()
+        with theirs, ExitStack() as unless_it_starts:
+            unless_it_starts.callback(ours.close)
+            place = Place(number, self._settings.processes, descriptors, theirs.fileno(), self._grpc_port, starts)
             process = await asyncio.create_subprocess_exec(
                 # -P: a folder `proxy` where the user happens to stand is not to be taken for ours.
                 sys.executable, "-P", "-m", "proxy", *self._arguments,
@@ -183,6 +193,8 @@ class Parent:
                 pass_fds=(self._lifeline, place.link, *(one for group in descriptors for one in group)),
                 env=environment(self._lifeline) | {VARIABLE: place.to_text()},
             )  # fmt: skip
+            unless_it_starts.pop_all()
+        self._starts[number] = starts
         running = Running(number, process, ours, self._pass_on)
         self._running.add(running)
         reaping = asyncio.get_running_loop().create_task(self._reap(running))

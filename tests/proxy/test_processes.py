@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -302,30 +303,58 @@ async def test_a_process_that_hangs_is_covered_by_the_other_and_goes_on_when_it_
                 await asyncio.sleep(0.02)
 
 
-async def test_a_process_that_hangs_for_long_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.processes.HUNG", SILENT + 1)
+@asynccontextmanager
+async def parent_here() -> AsyncIterator[RunningProxy]:
+    """A parent in this process, so that it can be meddled with, and two children."""
     (port,) = free_ports(1)
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-grpc", "--processes", "2", "--access-log", "off"]
     arguments = [*options, "--registry", "static://", "--drain-timeout", "1"]
-    stop, proxy = Stop(), RunningProxy(port)
+    stop = Stop()
     running = asyncio.create_task(Parent(load(ProxySettings, arguments, {}, "PROXY"), arguments).run(stop))
+    proxy = RunningProxy(port)
+    try:
+        await told(proxy, 'muster_proxy_processes{state="answering"} 2.0')
+        yield proxy
+    finally:
+        stop.request("the test is over")
+        await asyncio.wait_for(running, START)
 
-    async def told(figure: str) -> None:
-        async with asyncio.timeout(START):
-            while True:
-                with suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(1):
-                        if figure in (await proxy.ask(get(b"/metrics"))).body.decode():
-                            return
-                await asyncio.sleep(0.05)
 
-    await told('muster_proxy_processes{state="answering"} 2.0')
-    hangs = psutil.Process().children()[-1]
-    hangs.suspend()
-    await told('muster_proxy_process_starts_total{process="1",reason="hung"} 1.0')
-    assert not hangs.is_running() or hangs.status() == psutil.STATUS_ZOMBIE
-    stop.request("the test is over")
-    await asyncio.wait_for(running, START)
+async def told(proxy: RunningProxy, figure: str) -> None:
+    """Wait until the metrics have that figure."""
+    async with asyncio.timeout(START):
+        while True:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    if figure in (await proxy.ask(get(b"/metrics"))).body.decode():
+                        return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_process_that_hangs_for_long_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.processes.HUNG", SILENT + 1)
+    async with parent_here() as proxy:
+        hangs = psutil.Process().children()[-1]
+        hangs.suspend()
+        await told(proxy, 'muster_proxy_process_starts_total{process="1",reason="hung"} 1.0')
+        assert not hangs.is_running() or hangs.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_when_the_system_has_no_room_for_a_process_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = asyncio.create_subprocess_exec, 0
+
+    async def full(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        nonlocal refused
+        if refused < 2:
+            refused += 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return await start(*arguments, **options)
+
+    async with parent_here() as proxy:
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
+        psutil.Process().children()[-1].kill()
+        await told(proxy, 'muster_proxy_process_starts_total{process="1",reason="died"} 1.0')
+    assert refused == 2
 
 
 async def test_nothing_of_the_processes_stays_behind_in_the_file_system_when_the_parent_is_killed(
