@@ -156,10 +156,10 @@ class Fitness:
         self._turned = now
         peers: dict[object, list[Health]] = {}
         for seat in self.seats:
-            seat.health.turn(seconds)
+            seat.health.turn(seconds, seat.in_flight)
             peers.setdefault((seat.worker.models, seat.worker.versions), []).append(seat.health)
         for group in peers.values():  # who serves other models may well take longer
-            shares = shares_by_latency([health.latency for health in group], self._policy.slow)
+            shares = shares_by_latency([health.pace for health in group], self._policy.slow)
             for health, share in zip(group, shares, strict=True):
                 health.compared(share)
         self._weigh()

@@ -92,7 +92,7 @@ class Policy:
 class Health:
     """One worker's."""
 
-    __slots__ = ("_declines", "_errors", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
+    __slots__ = ("_declines", "_errors", "_given", "_mute", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
                  "_times", "_window", "answers", "clear", "died",
                  "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
                  "slowness", "until_ready")  # fmt: skip
@@ -117,6 +117,8 @@ class Health:
         """What its latency leaves of its share."""
         self._slow_turns = 0
         self._telling = False  # the last turn had requests enough to tell
+        self._given = (0, 0)  # attempts that had ended by then, and all that had begun
+        self._mute = 0.0  # seconds for which it has been given requests and has ended none
         self.answers = 0  # these four since the last turn
         self._timed = 0
         self._seconds = 0.0
@@ -247,9 +249,22 @@ class Health:
             declines += bucket[2]
         return answers, errors, declines
 
-    def turn(self, seconds: int = 1) -> None:
-        """So many seconds are over: what was counted in them becomes a part of the window."""
+    @property
+    def pace(self) -> float | None:
+        """Seconds that it takes to answer, or has taken by now without an answer, if it gets requests all the time."""
+        return max(self.latency or 0.0, self._mute) or None
+
+    def turn(self, seconds: int = 1, in_flight: int = 0) -> None:
+        """So many seconds are over: what was counted in them becomes a part of the window. `in_flight`: attempts that
+        have not ended."""
+        ended, begun = self._given
+        self._given = self.ended, self.ended + self.given_up + in_flight
         self._telling = self._timed >= _ENOUGH
+        if self.ended != ended:
+            self._mute = 0.0
+        elif self._given[1] - begun >= _ENOUGH:
+            self._mute += seconds
+            self._telling = True
         if self._timed:
             latency = self._seconds / self._timed
             weight = _SMOOTHING if self._telling else _SMOOTHING / 3

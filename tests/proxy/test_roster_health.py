@@ -204,6 +204,33 @@ def test_one_that_is_five_times_slower_gets_a_fifth_until_it_is_fast_again() -> 
     assert site.serve(9, {}) == {"a": 3, "b": 3, "c": 3}
 
 
+def test_one_that_says_that_it_is_well_and_answers_no_request_soon_gets_next_to_none_until_it_does() -> None:
+    site = three()
+    site.second(a=0.01, b=0.01, c=0.01)
+    for _ in range(2 * SLOW_FOR):
+        held = [site.roster.lease() for _ in range(60)]
+        for seat in held:
+            if seat.worker.id != "a":
+                site.roster.release(seat, Outcome.ANSWERED, 0.01)
+        site.roster.fitness.restore(site.seat("a"))
+        site.second()
+    assert site.serve(410, {"a": Outcome.CANCELLED})["a"] == 10
+    for _ in range(site.seat("a").in_flight):
+        site.roster.release(site.seat("a"), Outcome.ANSWERED, 0.01)
+    site.second()
+    assert site.serve(9, {}) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_connections_that_stay_open_do_not_make_a_worker_slow() -> None:
+    site = three()
+    site.second(a=0.01, b=0.01, c=0.01)
+    while site.seat("a").in_flight < 20:
+        site.roster.lease()
+    for _ in range(4 * SLOW_FOR):
+        site.second(b=0.01, c=0.01)
+    assert site.serve(9, {})["a"] == 3
+
+
 def test_one_late_answer_takes_nothing_away() -> None:
     site = three()
     site.end("a", Outcome.ANSWERED, 1, 2.0)  # the first, and the worker was not warm
