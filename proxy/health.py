@@ -92,8 +92,8 @@ class Policy:
 class Health:
     """One worker's."""
 
-    __slots__ = ("_declines", "_errors", "_given", "_mute", "_returned", "_seconds", "_slow_turns", "_telling", "_timed",
-                 "_times", "_window", "answers", "clear", "died",
+    __slots__ = ("_declines", "_errors", "_given", "_mute", "_returned", "_seconds", "_slow_turns", "_telling",
+                 "_timed", "_times", "_window", "answers", "clear", "died",
                  "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
                  "slowness", "until_ready")  # fmt: skip
 
