@@ -23,9 +23,6 @@ from proxy.grpc_wants import SERVICE, UNARY
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes; what gRPC can count."""
-MAX_STREAMS = 1024
-"""Calls under way on one connection; the client keeps further ones. Half a second of work for one process: nobody is
-kept waiting for longer by the burst of another."""
 _HEALTH = "/grpc.health.v1.Health/"
 _RELOAD = SERVICE + "ModelService/HandleReloadConfigRequest"
 _NAMES = frozenset(
@@ -134,8 +131,7 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
         ("grpc.so_reuseport", int(shared)),  # or a second proxy would take half of the calls
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.max_concurrent_streams", min(settings.max_connections_per_peer, MAX_STREAMS)),
-        ("grpc.http.overload_protection", 0),  # it turns away what an honest burst had to wait with
+        ("grpc.max_concurrent_streams", settings.max_connections_per_peer),
         ("grpc.server_handshake_timeout_ms", _milliseconds(settings.header_timeout)),
         ("grpc.max_connection_idle_ms", _milliseconds(settings.idle_timeout)),
         ("grpc.keepalive_time_ms", _milliseconds(settings.idle_timeout)),  # or who vanished would stay for hours

@@ -57,7 +57,7 @@ class GrpcRelay:
         stream: Stream | None = None
         try:
             visit = self._room.enter(call.address, context)
-            first = await visit.request()
+            first = await visit.request(context)
             stream = Stream(self._commons, visit, await self._trials.connect(call))
             context.set_trailing_metadata(await stream.run(first))
         except asyncio.CancelledError:
@@ -85,7 +85,7 @@ class GrpcRelay:
     async def _request(self, call: Call) -> tuple[Visit, bytes]:
         """Let a call in that has one request. Raises Refused."""
         visit = self._room.enter(call.address, call.context)
-        request = await visit.request()
+        request = await visit.request(call.context)
         if request is None:
             call.too_large = True
             await asyncio.sleep(ENDING)

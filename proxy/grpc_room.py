@@ -25,7 +25,7 @@ COPIES: Final = 2
 
 def largest_message(total: int) -> int:
     """Bytes of the largest message that one client may leave here if all may together have `total`."""
-    return total // 2
+    return total // 4
 
 
 class Room:
@@ -53,7 +53,7 @@ class Room:
             raise self.refused("all", Code.UNAVAILABLE, "too many calls; try again later")
         self._commons.grpc_calls += 1
         self._calls[address] += 1
-        visit = Visit(self, address, context)
+        visit = Visit(self, address)
         context.add_done_callback(visit.leave)  # with its answer it is not over: the client may not take it
         return visit
 
@@ -108,7 +108,7 @@ class Room:
         self._loop.call_later(LOOK, self._look)
         if not self._slow:
             self._before = used
-        elif used - self._before > COPIES * self._total:
+        elif used - self._before > self._total + COPIES * self._commons.grpc_bytes:
             self._shed()
         self._slow = set(coming)
 
@@ -116,7 +116,7 @@ class Room:
         """Refuse a part of what is on its way: the newest of who sends most."""
         slow = [(timeout, address) for timeout, address in self._coming.items() if timeout in self._slow]
         ((greedy, count),) = Counter(address for _, address in slow).most_common(1) or (("", 0),)
-        for timeout in [timeout for timeout, address in slow if address == greedy][-(count // 4 + 1) :]:
+        for timeout in [timeout for timeout, address in slow if address == greedy][-(count // 2 + 1) :]:
             del self._coming[timeout]
             timeout.reschedule(self._loop.time())
 
@@ -124,12 +124,13 @@ class Room:
 class Visit:
     """One call's part of it."""
 
-    __slots__ = ("_address", "_context", "_held", "_over", "_room")
+    __slots__ = ("_address", "_held", "_over", "_room")
 
-    def __init__(self, room: Room, address: str, context: Any) -> None:
+    # It knows nothing of the call itself, which knows it: the two would stay until the garbage is collected, and gRPC
+    # turns away calls for every one that stays.
+    def __init__(self, room: Room, address: str) -> None:
         self._room = room
         self._address = address
-        self._context = context
         self._held = 0
         self._over = False
 
@@ -145,22 +146,22 @@ class Visit:
         self._over = True
         self._room.leave(self._address)
 
-    async def request(self) -> bytes | None:
+    async def request(self, context: Any) -> bytes | None:
         """The first message, in time; None if there is none. Raises Refused."""
         room, timeout = self._room, asyncio.timeout(self._room.patience)
         room.coming(self._address, timeout)
         try:
             async with timeout:
-                message = await self._context.read()
+                message = await context.read()
         except TimeoutError:
             raise room.late(timeout) from None
         finally:
             room.came(timeout)
         return self._received(message)
 
-    async def message(self) -> bytes | None:
+    async def message(self, context: Any) -> bytes | None:
         """A further one, whenever it comes; None if there is none. Raises Refused."""
-        return self._received(await self._context.read())
+        return self._received(await context.read())
 
     def _received(self, message: Any) -> bytes | None:
         if message is grpc.aio.EOF:

@@ -72,7 +72,7 @@ class Stream:
             yield message
             self._visit.hold(-len(message))
             try:
-                message = await self._visit.message()
+                message = await self._visit.message(self._trial.call.context)
             except Refused as refused:  # gRPC would swallow it
                 self._refused = refused
                 raise
