@@ -209,7 +209,7 @@ async def test_asked_twice_to_end_the_parent_does_not_wait_and_nor_do_the_others
             assert one.process.returncode is None
             one.process.send_signal(signal.SIGTERM)
             assert await one.process.wait() == -signal.SIGTERM
-            _, alive = await asyncio.to_thread(psutil.wait_procs, children, 2)
+            _, alive = await asyncio.to_thread(psutil.wait_procs, children, DEADLINE)
             assert not alive
     never.set()
     await worker.stop()
