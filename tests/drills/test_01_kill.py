@@ -63,15 +63,17 @@ def _kill_one(cluster: Cluster, seconds: float) -> tuple[Outcome, tuple[Took, To
 
 
 def test_kill_9_loses_no_request_of_5_mb(three: Cluster, figure: Figure) -> None:
-    seconds = form(20, 6)
-    load = three.load(seconds, rate=10, size=5_000_000)
-    for worker in three.workers[:2]:
-        time.sleep(seconds / 4)
-        worker.kill()
+    seconds, kills, rate = form(255, 6), form(5, 2), form(40, 10)
+    load = three.load(seconds, rate=rate, size=5_000_000)
+    for _ in range(kills):
+        time.sleep(seconds / (kills + 2))
+        three.workers.pop(0).kill()
+        three.worker()
     outcome = load.wait()
     outcome.without_failures()
     again = sum(request.attempts > 1 for request in outcome.requests)
-    figure(f"{len(outcome)} requests of 5 MB, 0 failed, 2 of 3 workers killed, {again} sent again")
+    figure(f"{len(outcome)} requests of 5 MB, {rate}/s, {kills} workers killed, 0 failed, {again} sent again")
+    assert len(outcome) >= form(10_000, 60)
 
 
 @pytest.mark.parametrize("delay", [0.2])
