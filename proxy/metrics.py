@@ -75,7 +75,7 @@ def _attempts(commons: Commons) -> Iterator[Metric]:
     yield _counter("requests", "Requests and calls that came for workers", retries.requests)
     failures = {failure.name.lower(): count for failure, count in stats.failures.items()}
     yield _by("failed_attempts", "Failed attempts at a worker", "reason", failures)
-    yield _counter("retries", "Requests that were sent again", retries.spent)
+    yield _counter("retries", "Requests that were sent again, to another worker", retries.spent)
     yield _counter("retries_refused", "Requests that the budget did not let be sent again", retries.refused)
     yield _gauge("retry_budget", "Requests that may be sent again now", retries.left)
     yield _counter("hedges", "Second attempts beside a slow first one", stats.hedges)
