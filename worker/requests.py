@@ -105,27 +105,30 @@ def check_predict_method(signature: Signature) -> None:
 
 def plan_classify(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES) -> Planned:
     """A ClassificationRequest. Raises StatusError."""
-    signature = signature_for_examples(servable, request.model_spec.signature_name)
-    examples = classification(signature, rules.check_method)
-    records = _records(request.input, rules.largest_fill)
-
-    def answer(results: Sequence[Array]) -> Any:
-        response = serving.ClassificationResponse(model_spec=_spec(servable, request.model_spec))
-        _put_classes(response.result, examples, results, len(records))
-        return response
-
-    return Planned((examples.input,), (records,), examples.outputs, answer, len(records))
+    return _plan_examples(servable, request, rules, classification, serving.ClassificationResponse, _put_classes)
 
 
 def plan_regress(servable: Servable, request: Any, rules: Rules = DEFAULT_RULES) -> Planned:
     """A RegressionRequest. Raises StatusError."""
+    return _plan_examples(servable, request, rules, regression, serving.RegressionResponse, _put_numbers)
+
+
+def _plan_examples(
+    servable: Servable,
+    request: Any,
+    rules: Rules,
+    how: Callable[[Signature, bool], Examples],
+    kind: Any,
+    put: Callable[[Any, Examples, Sequence[Array], int], None],
+) -> Planned:
+    """One signature, used as `how` says; `put` writes what it returned into the result of a response of this `kind`."""
     signature = signature_for_examples(servable, request.model_spec.signature_name)
-    examples = regression(signature, rules.check_method)
+    examples = how(signature, rules.check_method)
     records = _records(request.input, rules.largest_fill)
 
     def answer(results: Sequence[Array]) -> Any:
-        response = serving.RegressionResponse(model_spec=_spec(servable, request.model_spec))
-        _put_numbers(response.result, examples, results, len(records))
+        response = kind(model_spec=_spec(servable, request.model_spec))
+        put(response.result, examples, results, len(records))
         return response
 
     return Planned((examples.input,), (records,), examples.outputs, answer, len(records))
