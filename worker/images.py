@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
+from worker.image_files import END_OF_JPEG, MOST_SCANS, START_OF_PNG, has_all_pixels, is_intact, scans
 from worker.models.preprocessing import Pixels
 
 T = TypeVar("T")
@@ -53,18 +52,10 @@ UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS: Final = (5, 6, 7, 8)
-END_OF_JPEG: Final = b"\xff\xd9"
-START_OF_JPEG: Final = b"\xff\xd8"
-START_OF_SCAN: Final = b"\xff\xda"
-MARK_IN_JPEG: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Not those among the pixels: an escaped 0xFF, the marks for starting afresh."""
-MOST_SCANS: Final = 100
-"""Times that a JPEG goes over its pixels to refine them; ten are usual. Each takes time, and hardly a byte."""
 QUICK: Final = 2_000_000
 """Pixels that are decoded in a few hundredths of a second."""
 SMALL: Final = 1024 * 1024
 """Bytes of a file that Pillow gets through in a fraction of a second, even if it is all headers."""
-START_OF_PNG: Final = b"\x89PNG\r\n\x1a\n"
 DAMAGED: Final = "the image is damaged or incomplete"
 TAIL: Final = 64 * 1024
 """Bytes at the end of a JPEG in which the mark of its end is looked for; some programs write notes behind it."""
@@ -73,6 +64,8 @@ LONGEST_SIDE: Final = 65_535
 
 # Pillow's own limit warns at one size and raises at twice that; ours is a setting, and every path below checks it.
 Image.MAX_IMAGE_PIXELS = None
+# Bytes of texts in a PNG, unpacked; they are small when packed, and Pillow unpacks them all before any pixel.
+PngImagePlugin.MAX_TEXT_MEMORY = 8 * 1024 * 1024
 # Pillow complains on stderr about oddities of a picture that it reads nevertheless: somebody else's, and without end.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -114,8 +107,8 @@ def _refusal(data: bytes, error: Exception) -> ClusterError:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if data.startswith(START_OF_PNG):
-        _check_png(data)
+    if data.startswith(START_OF_PNG) and not is_intact(data):
+        raise BadImage(DAMAGED)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if isinstance(image, PngImagePlugin.PngImageFile):
         if image.mode == "P" and image.palette is None:
@@ -128,32 +121,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise TooLarge(f"the image has {width}×{height} pixels; at most {max_pixels} are read", max_pixels=max_pixels)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise NotAnImage("the image moves; send a single frame of it")
-    if "progressive" in image.info and _scans(data) > MOST_SCANS:
+    if "progressive" in image.info and scans(data) > MOST_SCANS:
         raise TooLarge(f"the image is stored in more than {MOST_SCANS} scans, which is no way to store an image")
     return image
-
-
-def _check_png(data: bytes) -> None:
-    """Raises BadImage unless the parts that make the picture are all there and intact; Pillow does not look at those
-    with the pixels. TensorFlow does, and complains on stderr, too."""
-    at, kind, view = len(START_OF_PNG), b"", memoryview(data)
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + length + 8
-        if kind[:1].isupper() and struct.unpack_from(">I", data, end)[0] != zlib.crc32(view[at + 4 : end]):
-            raise BadImage(DAMAGED)
-        at = end + 4
-
-
-def _scans(data: bytes) -> int:
-    """How often a JPEG's decoder has to go over its pixels, as far as that is not too often."""
-    at = scans = 0
-    while scans <= MOST_SCANS and (mark := MARK_IN_JPEG.search(data, at)) and mark[0] != END_OF_JPEG:
-        at = mark.end()
-        if mark[0] != START_OF_JPEG:
-            at += int.from_bytes(data[at : at + 2])
-        scans += mark[0] == START_OF_SCAN
-    return scans
 
 
 def _check_quick(image: Image.Image, whole: int) -> None:
@@ -173,6 +143,7 @@ def _to_pixels(data: bytes, wanted: Pixels, max_pixels: int, hurry: bool) -> NDA
         image.draft(None, (2 * width, 2 * height))
     if hurry:
         _check_quick(image, whole)
+    _load(image, data)
     image = _plain(image)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
@@ -195,12 +166,22 @@ def _to_encoded(data: bytes, max_pixels: int, hurry: bool) -> bytes:
         return data
     if hurry:
         _check_quick(image, image.width * image.height)
+    _load(image, data)
     image = _plain(image)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _load(image: Image.Image, data: bytes) -> None:
+    """Decode the pixels. Raises BadImage if a PNG ends before they do: Pillow leaves the rest black."""
+    image.load()
+    if image.format == "PNG":
+        last = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
+        if (image.info.get("interlace") or not last.any()) and not has_all_pixels(data):
+            raise BadImage(DAMAGED)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -241,7 +222,6 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode in ("L", "RGB"):
-        image.load()
         return image
     return image.convert("RGB")
 

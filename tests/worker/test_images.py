@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from muster.errors import BadImage, ClusterError, NotAnImage, TooLarge
 from tests.worker.colours import encoded, picture, png
@@ -167,6 +167,37 @@ def test_a_png_with_a_wrong_checksum_is_damaged_for_every_kind_of_model(part: by
     for see in (pixels, as_tensorflow_sees):
         with pytest.raises(BadImage, match="damaged or incomplete"):
             see(bytes(wrong))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("kind", [2, 6])
+def test_a_png_that_ends_before_its_pixels_do_is_damaged_and_a_black_one_is_not(kind: int, interlaced: bool) -> None:
+    def file(rows: bytes) -> bytes:
+        parts = (b"IHDR", struct.pack(">IIBBBBB", 2, 3, 8, kind, 0, 0, interlaced)), (b"IDAT", zlib.compress(rows))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+            for name, part in (*parts, (b"IEND", b""))
+        )
+
+    pixel = {2: 3, 6: 4}[kind]
+    size = 6 * pixel + (5 if interlaced else 3)  # of the seven passes four have pixels, one of them two rows
+    assert pixels(file(bytes(size))).shape == (8, 4, 3)
+    assert as_tensorflow_sees(file(bytes(size))).shape == (3, 2, 3)
+    for see in (pixels, as_tensorflow_sees) if kind == 6 else (pixels,):
+        with pytest.raises(BadImage, match="damaged or incomplete"):
+            see(file(bytes(size - 1)))
+
+
+def test_texts_that_unpack_to_megabytes_make_a_png_damaged() -> None:
+    def with_texts(count: int) -> bytes:
+        texts = PngImagePlugin.PngInfo()
+        for number in range(count):
+            texts.add_text(f"text {number}", "x" * 1_000_000, zip=True)
+        return encoded(scene(), pnginfo=texts)
+
+    assert np.array_equal(pixels(with_texts(8)), pixels(PLAIN))
+    with pytest.raises(BadImage):
+        pixels(with_texts(9))
 
 
 def test_a_jpeg_that_is_refined_without_end_is_refused_before_it_is_decoded() -> None:
