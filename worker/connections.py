@@ -63,7 +63,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
-        if not self._busy:
+        if data and not self._busy:
             self.silent = None
             if self.unfinished is None:
                 self.unfinished = asyncio.get_running_loop().time()
@@ -73,9 +73,22 @@ class Connection(web.RequestHandler):
             super().data_received(clean)
         elif self._gate.refusal is not None and not refused:
             self._break_off()
-        if self._gate.held > PIPELINE and self.transport is not None:
+        self._pace()
+
+    def _pace(self) -> None:
+        """Read no more while enough is here; and what is too much to be read at once when others had their turn."""
+        if self._gate.in_turns:
+            asyncio.get_running_loop().call_soon(self._take_turn)
+        if self._gate.in_turns or self._gate.held > PIPELINE:
             self._full = True
-            self.transport.pause_reading()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.pause_reading()
+        else:
+            self._resume()
+
+    def _take_turn(self) -> None:
+        if self.transport is not None and self._gate.in_turns:
+            self.data_received(b"")
 
     def _break_off(self) -> None:
         """The body that is being read is broken: who reads it shall know, and nobody wait for its end."""
@@ -115,8 +128,7 @@ class Connection(web.RequestHandler):
             super().data_received(clean)
         elif self._gate.held:
             self.unfinished = asyncio.get_running_loop().time()
-        if self._gate.held <= PIPELINE:
-            self._resume()
+        self._pace()
 
     async def _linger(self) -> None:
         """Let a client that is still sending read the refusal: after a reset it could not."""
@@ -126,9 +138,11 @@ class Connection(web.RequestHandler):
             await asyncio.sleep(LINGER)
 
     def _resume(self) -> None:
-        if self._full and self.transport is not None and not self.transport.is_closing():
+        if self._full:
             self._full = False
-            self.transport.resume_reading()
+            # While aiohttp waits for whoever reads the body, it is aiohttp that goes on.
+            if self.transport is not None and not self.transport.is_closing() and not self._reading_paused:
+                self.transport.resume_reading()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -20,6 +20,8 @@ from worker.guards import check_head
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes."""
+CHUNKS: Final = 1000
+"""Chunks of one body that are read before others have their turn."""
 REFUSED: Final = b"GET /refused HTTP/1.1\r\nHost: refused\r\n\r\n"
 
 
@@ -50,7 +52,7 @@ class Gate:
     __slots__ = ("_body", "_busy", "_held", "_left", "declared", "refusal")
 
     def __init__(self) -> None:
-        self._held = b""  # what cannot be let through yet: a part of a head, or of a later request
+        self._held = b""  # what cannot be let through yet: a part of a head, a later request, or a turn's rest
         self._busy = False  # a request is let through, or being so, and not answered
         self._body: CountedBody | ChunkedBody | None = None  # what is still to come of it
         self._left = 0  # bytes that its current chunk declares to come
@@ -63,6 +65,11 @@ class Gate:
     def held(self) -> int:
         """Bytes that wait here."""
         return len(self._held)
+
+    @property
+    def in_turns(self) -> bool:
+        """Is more of a body here than was read at once? It is read by `feed`, also without more bytes."""
+        return self._body is not None and bool(self._held)
 
     def feed(self, data: bytes) -> bytes:
         """The next bytes of the connection. What of all that came may be read now?"""
@@ -101,7 +108,7 @@ class Gate:
         rest, self._held = self._held[end:], b""
         self.declared = Declared()
         if head.chunked:
-            self._body = ChunkedBody()
+            self._body = ChunkedBody(CHUNKS)
         elif head.length:
             self._body = CountedBody(head.length)
         else:
@@ -113,12 +120,12 @@ class Gate:
     def _of_body(self, data: bytes) -> bytes:
         body = self._body
         assert body is not None  # noqa: S101
-        piece, rest = body.feed(data)
+        piece, rest = body.feed(self._held + data if self._held else data)
+        self._held = bytes(rest)
         if isinstance(body, ChunkedBody):
             self.declared.grow(len(piece) + body.declared - self._left)
             self._left = body.declared
             piece = (chunk(piece) if piece else b"") + (LAST_CHUNK if body.done else b"")
         if body.done:
             self._body = None
-            self._held = bytes(rest)
         return bytes(piece)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.gate import MAX_HEAD, REFUSED, Declared, Gate
+from worker.gate import CHUNKS, MAX_HEAD, REFUSED, Declared, Gate
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 COUNTED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -57,6 +57,18 @@ def test_chunks_are_framed_anew_without_extensions_and_trailers(places: list[int
     assert head + b"\r\n\r\n" == CHUNKED
     assert b"".join(body.split(b"\r\n")[1::2]) == b"hello"
     assert body.endswith(b"\r\n0\r\n\r\n")
+
+
+def test_a_body_of_very_many_chunks_is_read_in_turns() -> None:
+    gate = Gate()
+    whole = CHUNKED + b"1\r\nx\r\n" * (2 * CHUNKS + 5) + b"0\r\n\r\n"
+    passed = [gate.feed(whole + GET)]
+    while gate.in_turns:
+        passed.append(gate.feed(b""))
+    assert len(passed) > 2
+    assert b"".join(passed).count(b"x" * (CHUNKS // 2)) >= 3
+    assert passed[-1].endswith(b"0\r\n\r\n")
+    assert gate.next() == GET
 
 
 @pytest.mark.parametrize(

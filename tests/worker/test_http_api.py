@@ -160,6 +160,14 @@ async def test_more_requests_in_a_row_than_may_wait_are_all_answered(doors: Door
     assert answers.count(b" 200 OK\r\n") == 101
 
 
+async def test_a_body_of_very_many_tiny_chunks_is_read(doors: Doors) -> None:
+    head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    picture = png("blue")
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in picture + b"\0" * 20_000) + b"0\r\n\r\n"
+    answers = await doors.raw((head + body) * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert answers.count(b" 200 OK\r\n") == 3
+
+
 @pytest.mark.parametrize(
     "broken",
     [b"5\r\nhelloXX", b"0x5\r\nhello\r\n", b"5\nhello\n", b"0\r\nno trailer\r\n\r\n", b"5;a\nb\r\nhello\r\n"],
