@@ -48,7 +48,7 @@ class Connection(web.RequestHandler):
     answer waits for it.
     """
 
-    __slots__ = ("_answered", "_busy", "_full", "_gate", "_request", "silent", "unfinished", "unread")
+    __slots__ = ("_answered", "_busy", "_full", "_gate", "_request", "_turn_comes", "silent", "unfinished", "unread")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,26 +58,34 @@ class Connection(web.RequestHandler):
         self._busy = False  # a request is under way
         self._answered = False  # its answer is known, at least
         self._full = False  # too much of later requests waits already
+        self._turn_comes = False  # more of a body is going to be read soon
         self._gate = Gate()
         self._request: web.BaseRequest | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
-        if data and not self._busy:
+        """Bytes came in. None: aiohttp's parser shall go on with what it put off while the body's reader was slow."""
+        if not data:
+            super().data_received(data)
+            return
+        if not self._busy:
             self.silent = None
             if self.unfinished is None:
                 self.unfinished = asyncio.get_running_loop().time()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         refused = self._gate.refusal is not None
         clean = self._gate.feed(data)
-        if clean:
+        if clean or not data:  # nothing came: aiohttp calls so to go on with what it held back
             super().data_received(clean)
-        elif self._gate.refusal is not None and not refused:
+        if self._gate.refusal is not None and not (refused or clean):
             self._break_off()
         self._pace()
 
     def _pace(self) -> None:
         """Read no more while enough is here; and what is too much to be read at once when others had their turn."""
-        if self._gate.in_turns:
+        if self._gate.in_turns and not self._turn_comes:
+            self._turn_comes = True
             asyncio.get_running_loop().call_soon(self._take_turn)
         if self._gate.in_turns or self._gate.held > PIPELINE:
             self._full = True
@@ -87,8 +95,9 @@ class Connection(web.RequestHandler):
             self._resume()
 
     def _take_turn(self) -> None:
+        self._turn_comes = False
         if self.transport is not None and self._gate.in_turns:
-            self.data_received(b"")
+            self._feed(b"")
 
     def _break_off(self) -> None:
         """The body that is being read is broken: who reads it shall know, and nobody wait for its end."""

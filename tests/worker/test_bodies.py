@@ -133,3 +133,12 @@ async def test_a_second_content_encoding_hides_nothing(doors: Doors) -> None:
     head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n"
     twice = b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n\r\nx"
     assert (await doors.raw(head + twice)).startswith(b"HTTP/1.1 415 ")
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: %d\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n%x\r\n"])
+async def test_a_body_of_megabytes_comes_in_whole(catalogue: Catalogue, length: bytes) -> None:
+    body = png("red") + bytes(8_000_000)
+    head = b"POST /classify?model=float HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length % len(body)
+    async with open_doors(catalogue, body_timeout=10.0) as doors:
+        answer = await doors.raw(head + body + (b"" if b"Content-Length" in length else b"\r\n0\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
