@@ -76,9 +76,9 @@ class Connection(web.RequestHandler):
     def _feed(self, data: bytes) -> None:
         refused = self._gate.refusal is not None
         clean = self._gate.feed(data)
-        if clean or not data:  # nothing came: aiohttp calls so to go on with what it held back
+        if clean:
             super().data_received(clean)
-        if self._gate.refusal is not None and not (refused or clean):
+        elif self._gate.refusal is not None and not refused:
             self._break_off()
         self._pace()
 
