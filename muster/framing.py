@@ -148,7 +148,6 @@ class UntilClosed:
 
     __slots__ = ()
     done = False
-    left = 1 << 62
 
     def feed(self, data: Buffer) -> tuple[Buffer, Buffer]:
         """All of it."""

@@ -57,10 +57,6 @@ class Worker:
         """Does it say that it has no model at the moment? Then no request is any use to it."""
         return self.models == ()
 
-    def versions_of(self, model: str) -> list[int]:
-        """The versions of `model` that it says it has, in rising order."""
-        return [version for name, version in self.versions if name == model]
-
     def serving(self, available: Mapping[str, Iterable[int]]) -> Worker:
         """The same worker when these versions of these models are what it has available."""
         pairs = {(name, version) for name, versions in available.items() for version in versions}

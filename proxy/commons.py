@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from muster.values import Snapshot, Worker
+from muster.values import Snapshot
 from proxy.access import AccessLog
 from proxy.budget import RetryBudget
 from proxy.hedging import HedgeClock
@@ -43,10 +43,8 @@ class Commons:
     draining: bool = False
     """The proxy is about to stop: no connection is kept after its answer."""
 
-    on_gone: list[Callable[[Worker], None]] = field(default_factory=list)
-    """Whom to tell of each worker that has left."""
     on_left: list[Callable[[Seat], None]] = field(default_factory=list)
-    """Whom to tell of the seat of each of them."""
+    """Whom to tell of each worker that has left."""
     change: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change of the workers, or when the proxy is about to stop; then there is a new one."""
     retries: RetryBudget = field(init=False)
@@ -59,15 +57,10 @@ class Commons:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Go by a new snapshot of the workers."""
-        before = tuple(self.roster.seats)
-        for gone in self.roster.apply(snapshot):
-            self.pool.forget(gone.id)
-            for tell in self.on_gone:
-                tell(gone)
-        for seat in before:
-            if not seat.listed:
-                for hear in self.on_left:
-                    hear(seat)
+        for seat in self.roster.apply(snapshot):
+            self.pool.forget(seat.worker.id)
+            for tell in self.on_left:
+                tell(seat)
         self.changed()
 
     def changed(self) -> None:

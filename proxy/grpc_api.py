@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
+from discovery.endpoints import join
 from muster.wire import GRPC_BURSTS
 from proxy.commons import Commons
 from proxy.grpc_channels import Channels
@@ -124,7 +125,7 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
     if not shared:
         _check_free(settings.host, settings.grpc_port)
     channels = Channels(settings.connect_timeout)
-    commons.on_gone.append(lambda worker: channels.forget(worker.id))
+    commons.on_left.append(lambda seat: channels.forget(seat.worker.id))
     largest = min(settings.max_body, largest_message(settings.replay_total), MAX_MESSAGE)
     server = grpc.aio.server(options=(
         *GRPC_BURSTS,
@@ -137,9 +138,8 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
         ("grpc.keepalive_time_ms", _milliseconds(settings.idle_timeout)),  # or who vanished would stay for hours
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
-    host = settings.host or "::"  # no host is every address; gRPC wants that written out
-    host = f"[{host}]" if ":" in host else host
-    return GrpcServer(server, channels, commons, f"{host}:{settings.grpc_port}", shared=shared)
+    address = join(settings.host or "::", settings.grpc_port)  # no host is every address; gRPC wants that written out
+    return GrpcServer(server, channels, commons, address, shared=shared)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -105,14 +105,14 @@ class HttpApi:
         return json_answer({"status": "alive"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Has at least one worker, and is not about to stop. A registry that is away is told, and no reason to go."""
+        """Has at least one worker, and is not about to stop. That the registry is away is said, and no reason to send
+        nobody here: the last snapshot stays in force."""
         commons, prober = self.view.commons, self.view.prober
         if commons.draining:
             raise Draining("this proxy is about to stop")
         serving = sum(not seat.worker.empty for seat in commons.roster.seats)
         if not serving:
             raise NoWorkers("no worker is listed that has a model")
-        # A registry that is away is no reason to send nobody here: the last snapshot stays in force.
         stale = {"registry": "stale", "registry_age": self.view.registry.contact_age} if prober.stale else {}
         return json_answer({"status": "ready", "workers": serving, **stale})
 

@@ -69,7 +69,7 @@ class PeerToPeer:
         """307 to the same request at a worker. `target` is the raw path and query behind `/p2p`."""
         self._check()
         target = target if target.startswith("/") else "/" + target
-        location = self._roster.next(want=wanted(method.encode(), target.encode())).worker.url + target
+        location = self._roster.next(wanted(method.encode(), target.encode())).worker.url + target
         return web.Response(status=307, text=location + "\n", headers={"Location": location, **_NEVER_STORE})
 
     def _told(self, worker: Worker) -> _Told:
@@ -84,10 +84,10 @@ class PeerToPeer:
     def _seat(self, want: Want) -> tuple[Seat, Want]:
         """The next worker for whoever wants an address. It need not be clear yet which model it is for."""
         try:
-            return self._roster.next(want=want), want
+            return self._roster.next(want), want
         except BadRequest:
             want = Want(grpc=want.grpc)
-            return self._roster.next(want=want), want
+            return self._roster.next(want), want
 
     def _check(self) -> None:
         if not self._enabled:

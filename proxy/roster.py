@@ -18,7 +18,7 @@ from random import random
 from typing import Any
 
 from muster.errors import ClusterError, NoWorkers, Overloaded
-from muster.values import Snapshot, Worker
+from muster.values import Snapshot
 from proxy.balancing import Strategy
 from proxy.fitness import Clock, Fitness
 from proxy.health import Outcome, Policy
@@ -99,8 +99,8 @@ class Roster:
 
     # What discovery says
 
-    def apply(self, snapshot: Snapshot) -> list[Worker]:
-        """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the workers that left.
+    def apply(self, snapshot: Snapshot) -> Collection[Seat]:
+        """Adopt a snapshot: whoever stays keeps the seat and all that is known of it. Return the seats of who left.
 
         Who is listed with another address has left, and somebody else has come who goes by the same id.
         """
@@ -118,7 +118,7 @@ class Roster:
                 seat = Seat(worker, self._limits.of(worker))
             self._seats[worker.id] = seat
         if before == [seat.worker for seat in self._seats.values()]:
-            return []  # nothing is new, and the rounds go on as they are
+            return ()  # nothing is new, and the rounds go on as they are
         for seat in old.values():
             seat.listed = False
             self._missing |= dict.fromkeys(seat.worker.models or (), self._clock() + MISSED)
@@ -128,7 +128,7 @@ class Roster:
         self._offers = Offers(self._seats.values(), self._missing)
         self._arrange()
         log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
-        return [seat.worker for seat in old.values()]
+        return old.values()
 
     # Whose turn it is
 
@@ -143,9 +143,9 @@ class Roster:
             self._arrange()
         return self._take(tried, want, full=full)
 
-    def next(self, tried: Collection[Seat] = (), want: Want = ANY) -> Seat:
+    def next(self, want: Want = ANY) -> Seat:
         """As `lease`, for somebody who talks to the worker without us. It may be full: we cannot know for how long."""
-        seat = self.lease(tried, want, full=True)
+        seat = self.lease(want=want, full=True)
         seat.in_flight -= 1
         return seat
 

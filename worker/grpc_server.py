@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from discovery.endpoints import join
 from muster.wire import GRPC_BURSTS
 from worker.addresses import bind
 from worker.grpc_api import GrpcApi
@@ -60,9 +61,8 @@ async def grpc_listening(settings: WorkerSettings, api: GrpcApi) -> AsyncIterato
 
 
 def _listen_on_port(server: grpc.aio.Server, host: str, port: int, credentials: Any) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return _listen(server, address, credentials)
+        return _listen(server, join(host, port), credentials)
     except RuntimeError:
         with bind(host, port):  # gRPC does not say why; the system does
             pass
