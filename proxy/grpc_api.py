@@ -15,11 +15,11 @@ from typing import Any
 from discovery.endpoints import join
 from muster.wire import GRPC_BURSTS
 from proxy.commons import Commons
+from proxy.grpc_calls import Refused
 from proxy.grpc_channels import Channels
 from proxy.grpc_quietly import grpc
 from proxy.grpc_relay import GrpcRelay
 from proxy.grpc_room import largest_message
-from proxy.grpc_trials import Refused
 from proxy.grpc_wants import SERVICE, UNARY
 
 MAX_MESSAGE = 2**31 - 1

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 from proxy import grpc_metadata
 from proxy.access import BAD, COMPLETE, LEFT
 from proxy.commons import Commons
+from proxy.grpc_calls import Call, Code, Refused
 from proxy.grpc_channels import Channels
 from proxy.grpc_room import Room, Visit
 from proxy.grpc_streams import Stream
-from proxy.grpc_trials import Call, Code, GrpcTrials, Refused
+from proxy.grpc_trials import GrpcTrials
 from proxy.grpc_wants import wanted
 
 ENDING = 0.05

@@ -14,8 +14,8 @@ from typing import Any, Final
 from muster.memory import in_use
 from proxy.access import SLOW
 from proxy.commons import Commons
+from proxy.grpc_calls import Code, Refused
 from proxy.grpc_quietly import grpc
-from proxy.grpc_trials import Code, Refused
 
 LOOK: Final = 0.05
 """Seconds between two looks at the memory while requests are on their way."""

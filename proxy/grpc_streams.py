@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 from proxy.access import SLOW
 from proxy.commons import Commons
+from proxy.grpc_calls import Code, Refused, passed_on
 from proxy.grpc_metadata import Metadata
 from proxy.grpc_quietly import grpc
 from proxy.grpc_room import Visit
-from proxy.grpc_trials import Code, Refused, Trial, cancelling, passed_on
+from proxy.grpc_trials import Trial, cancelling
 from proxy.health import Outcome
 
 

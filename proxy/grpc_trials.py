@@ -8,49 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from muster.errors import ClusterError, UnknownModel, WorkerUnreachable
-from proxy import dispatch, grpc_metadata
-from proxy.access import COMPLETE, REFUSED, SLOW, end_of
+from muster.errors import ClusterError, WorkerUnreachable
+from proxy import dispatch
+from proxy.access import end_of
 from proxy.commons import Commons
-from proxy.dispatch import Attempts, Failure, Step
+from proxy.dispatch import Failure, Step
+from proxy.grpc_calls import Answer, Call, Code, Refused, passed_on, refused
 from proxy.grpc_channels import Channels, Link
-from proxy.grpc_metadata import Metadata
 from proxy.grpc_quietly import grpc
 from proxy.grpc_wants import READ_ONLY
 from proxy.health import Outcome
 from proxy.seats import Seat
 from proxy.waiting import Busy
-from proxy.wants import Want
 
 log = logging.getLogger(__name__)
 
-MAX_DETAILS = 1024
-"""Characters of a sentence of ours about an error; it travels in a header."""
-Code = grpc.StatusCode
-_CODES = {400: Code.INVALID_ARGUMENT, 404: Code.NOT_FOUND, 501: Code.UNIMPLEMENTED, 502: Code.UNAVAILABLE,
-          503: Code.UNAVAILABLE, 504: Code.DEADLINE_EXCEEDED}  # fmt: skip
-_ENDS = {Failure.BROKE: b"worker:reset", Failure.SILENT: b"worker:timeout"}
-ANYTHING = Want(grpc=True)
+_LOST = (Failure.BROKE, Failure.SILENT)
+"""No answer came of these, whatever gRPC makes up."""
 _ERRED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS})
 """What a worker says that failed to do its work, as HTTP's 500 does."""
-
-
-class Refused(Exception):
-    """There is no answer, or no more of it: how the call ends for the client."""
-
-    def __init__(
-        self, code: Any, details: str, initial: Metadata = (), trailing: Metadata = (), *, end: bytes = REFUSED
-    ) -> None:
-        super().__init__(details)
-        self.end = end  # as the access log says who ended it
-        self.code = code
-        self.details = details
-        self.initial = initial
-        self.trailing = trailing
 
 
 class Failed(Exception):
@@ -61,50 +40,6 @@ class Failed(Exception):
         self.failure = failure
         self.refused = refused
         self.again = again  # it is settled that another attempt is made
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a worker answered, and its metadata as the client gets it."""
-
-    message: bytes
-    initial: Metadata
-    trailing: Metadata
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of a client: what it wants, and what was tried for it."""
-
-    method: str
-    context: Any
-    request_id: str
-    address: str  # the client's
-    want: Want = ANYTHING  # known when the request is here
-    received: int = 0  # bytes of its request
-    too_large: bool = False  # its request seems to be, and gRPC ends it for that
-    attempts: Attempts = field(default_factory=Attempts)
-    tried: list[Seat] = field(default_factory=list)
-    refused: Refused | None = None  # how the last attempt ended
-    seat: Seat | None = None  # of the last attempt
-    waited: float = 0.0  # seconds, for a seat
-    took: float = 0.0  # seconds that the last attempt lasted
-    started: float = field(default_factory=perf_counter)
-
-    @property
-    def seconds(self) -> float:
-        """Since it came."""
-        return perf_counter() - self.started
-
-    def to_worker(self) -> Metadata:
-        """The metadata that the worker gets."""
-        context = self.context
-        return grpc_metadata.to_worker(context.invocation_metadata() or (), self.address, self.request_id)
-
-    def to_client(self, trailing: Any, seat: Seat) -> Metadata:
-        """The metadata that the client gets at the end, of which `trailing` is the worker's."""
-        told = grpc_metadata.told(seat.worker.id, self.seconds, self.attempts.made)
-        return grpc_metadata.to_client(trailing or (), self.request_id, own=told)
 
 
 class Trial:
@@ -156,13 +91,15 @@ class GrpcTrials:
                     return await self._hedged(trial, request)
                 return await self._try(trial, request)
             except Failed as failed:
-                call.refused = failed.refused
-                again = failed.again or (failed.failure is not None and self._again(trial, failed.failure))
-                if failed.failure is not None and (again or failed.failure in (Failure.BROKE, Failure.SILENT)):
-                    self._commons.stats.failures[failed.failure] += 1
-                if not again or failed.failure is None:
+                call.refused, failure = failed.refused, failed.failure
+                if failure is None:
                     raise failed.refused from None
-                call.attempts.note(failed.failure)
+                again = failed.again or self._again(trial, failure)
+                if again or failure in _LOST:
+                    self._commons.stats.failures[failure] += 1
+                if not again:
+                    raise failed.refused from None
+                call.attempts.note(failure)
                 call.tried.append(trial.seat)
 
     def forsake(self, seat: Seat) -> None:
@@ -232,8 +169,8 @@ class GrpcTrials:
             failure = await self._failure(trial, error)
             outcome = _outcome(failure, error)
             told = passed_on(error, call, trial.seat)
-            if failure in _ENDS:
-                told.end = _ENDS[failure]
+            if failure is not None and failure in _LOST:
+                told.end = end_of(dispatch.error_of(failure))
             raise Failed(failure, told) from None
         except asyncio.CancelledError:
             if not trial.forsaken or cancelling():
@@ -329,19 +266,3 @@ def cancelling() -> bool:
     """Is it this task that is to end, and not only what it waits for?"""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def passed_on(error: Any, call: Call, seat: Seat) -> Refused:
-    """What the worker said, or gRPC about it."""
-    trailing = call.to_client(error.trailing_metadata(), seat)
-    end = SLOW if error.code() is Code.DEADLINE_EXCEEDED else COMPLETE
-    return Refused(error.code(), error.details() or "", tuple(error.initial_metadata() or ()), trailing, end=end)
-
-
-def refused(error: ClusterError) -> Refused:
-    """An error of ours, as gRPC says it."""
-    sentence = error.message
-    if isinstance(error, UnknownModel):
-        known = ", ".join(error.details.get("models", ()))
-        sentence += f"; the models here are: {known}" if known else "; there are no models here"
-    return Refused(_CODES.get(error.status, Code.INTERNAL), sentence[:MAX_DETAILS], end=end_of(error))
