@@ -25,6 +25,9 @@ QUIET = 0.3
 ONCE = 10.0
 """Seconds in which a worker dies once, as far as `on_death` is concerned: one that comes back only to break off again
 is how a storm begins, and not an accident."""
+PROMPT = 0.1
+"""Seconds between two times that shares are worked out because somebody declined: where all do, it happens all the time,
+and it is work for all workers."""
 EJECTED = 5.0
 """Seconds for which one that was asked and did not answer well rests at least. It is asked again long before."""
 
@@ -38,6 +41,8 @@ class Fitness:
         self._changed = changed
         self._chance = chance
         self._turned = clock()
+        self._weighed = float("-inf")  # when shares were last worked out
+        self._outdated = False  # since then somebody declined so often that it makes a difference
         self.seats: Collection[Seat] = ()
         self.ejections: Counter[str] = Counter()
         """Rests that began, by reason."""
@@ -102,7 +107,8 @@ class Fitness:
                 self._rest(seat, reason, reachable=True)
         else:
             declines = health.declined()
-            if declines & (declines - 1) == 0:  # the first, second, fourth …: at once, and yet seldom
+            self._outdated = self._outdated or declines & (declines - 1) == 0  # the first, second, fourth …
+            if self._outdated and now - self._weighed >= PROMPT:
                 self._weigh()
 
     def eject(self, seat: Seat, reason: str) -> None:
@@ -174,5 +180,6 @@ class Fitness:
         return changed
 
     def _weigh(self) -> None:
+        self._weighed, self._outdated = self._clock(), False
         if self.share_out():
             self._changed()
