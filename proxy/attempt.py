@@ -13,8 +13,8 @@ from time import perf_counter
 from muster.framing import Buffer
 from proxy.commons import Commons
 from proxy.dispatch import Failure
-from proxy.heads import ResponseHead
 from proxy.health import Outcome
+from proxy.response_heads import ResponseHead
 from proxy.seats import Seat
 from proxy.upstream import UpstreamConnection
 

@@ -17,8 +17,8 @@ from muster.framing import BadChunk, Buffer, ChunkedBody, CountedBody
 from proxy.access import BAD, COMPLETE, CUT, LEFT, SLOW, STOPPED, end_of
 from proxy.commons import Commons
 from proxy.exchange import Exchange
-from proxy.heads import RequestHead, parse_request
 from proxy.own import OwnExchange, is_own
+from proxy.request_heads import RequestHead, parse_request
 from proxy.rewrite import error_to_client
 from proxy.seats import Seat
 from proxy.upstream import READ_HIGH_WATER
@@ -306,11 +306,13 @@ class ClientConnection(asyncio.Protocol):
             access.note(self.peer, b"-", b"-", status, 0, self._sent, None, None, 0, 0.0, 0.0, 0.0, end, b"")
             return
         now, head, seat = perf_counter(), exchange.head, exchange.seat
+        total = now - exchange.started
+        took = 0.0 if seat is None else min(exchange.took, total)  # whole milliseconds, by the loop's clock
         waited = exchange.waited if exchange.waited >= 0 else exchange.waited + now
         access.note(
             self.peer, head.method, head.target, status or exchange.status, self._body_size, self._sent,
             exchange.want.model, None if seat is None else seat.worker.id, exchange.attempts.made,
-            now - exchange.started, exchange.took, waited, end, exchange.request_id,
+            total, took, waited, end, exchange.request_id,
         )  # fmt: skip
 
     # Ending

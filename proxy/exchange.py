@@ -15,8 +15,9 @@ from proxy import dispatch
 from proxy.attempt import Attempt
 from proxy.commons import Commons
 from proxy.dispatch import Failure
-from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
+from proxy.request_heads import RequestHead
+from proxy.response_heads import ResponseHead
 from proxy.rewrite import CONTINUE, request_to_worker, response_to_client
 from proxy.trials import Trials
 from proxy.upstream import READ_HIGH_WATER, UpstreamConnection

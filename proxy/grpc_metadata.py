@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 from muster.wire import REQUEST_ID, SERVED_BY, SERVER_TIMING
-from proxy.heads import is_request_id
+from proxy.request_heads import is_request_id
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

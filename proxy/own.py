@@ -9,8 +9,9 @@ from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy.attempt import Attempt
 from proxy.dispatch import Failure
 from proxy.exchange import Exchange
-from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
+from proxy.request_heads import RequestHead
+from proxy.response_heads import ResponseHead
 from proxy.rewrite import request_to_worker
 from proxy.seats import Seat
 

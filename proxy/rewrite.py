@@ -12,7 +12,8 @@ from http import HTTPStatus
 
 from muster.errors import ClusterError
 from muster.framing import Buffer
-from proxy.heads import NEVER_NOMINATED, RequestHead, ResponseHead
+from proxy.request_heads import NEVER_NOMINATED, RequestHead
+from proxy.response_heads import ResponseHead
 
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
                         b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from muster.settings import log_level, port, setting, size
 from muster.wire import PROXY_GRPC_PORT, PROXY_PORT, SERVICE
 from proxy.balancing import STRATEGIES, strategy
-from proxy.heads import MAX_HEADERS
+from proxy.request_heads import MAX_HEADERS
 
 MAX_PROCESSES = 128
 

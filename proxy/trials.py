@@ -18,9 +18,10 @@ from proxy import dispatch
 from proxy.attempt import Attempt, Owner
 from proxy.commons import Commons
 from proxy.dispatch import Attempts, Failure, Step
-from proxy.heads import RequestHead, ResponseHead
 from proxy.health import Outcome
 from proxy.replay import Copy
+from proxy.request_heads import RequestHead
+from proxy.response_heads import ResponseHead
 from proxy.seats import Seat
 from proxy.upstream import UpstreamConnection
 from proxy.waiting import Busy, Ticket

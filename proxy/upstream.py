@@ -12,7 +12,7 @@ from typing import Protocol
 
 from muster.framing import BadChunk, Body, Buffer, ChunkedBody, CountedBody, UntilClosed
 from proxy.dispatch import Failure
-from proxy.heads import BadResponse, ResponseHead, may_become_response, parse_response
+from proxy.response_heads import BadResponse, ResponseHead, may_become_response, parse_response
 
 READ_HIGH_WATER = 256 * 1024
 """Bytes that may wait to be written before the other side stops reading. uvloop reads up to as much at once."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from muster.errors import BadRequest
-from proxy import heads
-from proxy.heads import KNOWN, KNOWN_SIZE, BadResponse, parse_request, parse_response
+from proxy import request_heads, response_heads
+from proxy.heads import KNOWN, KNOWN_SIZE
+from proxy.request_heads import RequestHead, parse_request
+from proxy.response_heads import BadResponse, parse_response
 from proxy.rewrite import request_to_worker, response_to_client
 
 
@@ -16,8 +18,8 @@ def request(*lines: str) -> bytes:
 
 @pytest.fixture(autouse=True)
 def nothing_known() -> None:
-    heads._requests.clear()
-    heads._responses.clear()
+    request_heads._known.clear()
+    response_heads._known.clear()
 
 
 def test_a_head_that_comes_again_is_not_parsed_again() -> None:
@@ -65,14 +67,14 @@ def test_credentials_are_not_kept(line: str) -> None:
 def assert_not_kept(line: str) -> None:
     parse_request(request(line))
     parse_response(f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
-    assert not heads._requests
-    assert not heads._responses
+    assert not request_heads._known
+    assert not response_heads._known
 
 
 def test_however_many_heads_come_few_are_remembered() -> None:
     for number in range(3 * KNOWN):
         assert parse_request(request(f"X-Number: {number}")).headers[-1][2] == b"%d" % number
-        assert len(heads._requests) <= KNOWN
+        assert len(request_heads._known) <= KNOWN
 
 
 def test_what_is_refused_is_refused_each_time() -> None:
@@ -81,8 +83,8 @@ def test_what_is_refused_is_refused_each_time() -> None:
             parse_request(request("Content-Length: 3", "Content-Length: 3"))
         with pytest.raises(BadResponse):
             parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
-    assert not heads._requests
-    assert not heads._responses
+    assert not request_heads._known
+    assert not response_heads._known
 
 
 def test_a_known_request_goes_to_a_worker_with_the_peer_id_and_invitation_of_each_time() -> None:
@@ -104,7 +106,7 @@ def test_a_known_response_goes_to_each_client_as_that_one_needs_it() -> None:
     head = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-secret\r\nX-Secret: 1\r\n\r\n")
     modern, old = parse_request(request()), parse_request(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
 
-    def answer(asked: heads.RequestHead, *, close: bool) -> bytes:
+    def answer(asked: RequestHead, *, close: bool) -> bytes:
         return response_to_client(head, asked, b"X-Extra: 1\r\n", b"ok", chunked=False, close=close)
 
     for _ in range(2):
