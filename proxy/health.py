@@ -19,8 +19,9 @@ from statistics import median
 
 WINDOW = 10
 """Seconds in the sliding window; a bucket is one."""
-RECENT = 3
-"""Buckets from which the share of one that declines is worked out: it has to be current."""
+RECENT = 1
+"""Buckets from which, with the current one, the share of one that declines is worked out. No more: as long as earlier
+answers speak for it, it gets requests that must be sent again, and the retry budget is soon used up."""
 CALM = 10.0
 """Seconds without a rest that make up for one."""
 SLOW_BY = 0.02

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.values import Snapshot, Worker
-from proxy.fitness import EJECTED, ONCE, QUIET
+from proxy.budget import RetryBudget
+from proxy.fitness import EJECTED, ONCE, PROMPT, QUIET
 from proxy.health import SLOW_FOR, Outcome, Policy, Rest
 from proxy.roster import Roster
 from proxy.seats import Seat
@@ -192,6 +193,48 @@ def test_two_of_three_that_decline_soon_get_next_to_nothing_and_come_back_soon()
         site.serve(210, {})
         site.second()
     assert site.serve(210, {}) == {"a": 70, "b": 70, "c": 70}
+
+
+def test_those_that_answered_well_so_far_and_decline_from_now_on_cost_no_more_than_the_retry_budget() -> None:
+    site, budget, lost = three(), RetryBudget(0.2), 0
+    for request in range(200 * 30):  # at 200 a second
+        site.clock.now += 1 / 200
+        if request % 200 == 100:
+            site.roster.turn()
+            budget.turn()
+        budget.requests += 1
+        declining = "ab" if request >= 200 * 12 else ""
+        tried: list[Seat] = []
+        while (seat := site.roster.lease(tried)).worker.id in declining:
+            site.roster.release(seat, Outcome.DECLINED, 0.001)
+            tried.append(seat)
+            if not budget.take():
+                lost += 1
+                break
+        else:
+            site.roster.release(seat, Outcome.ANSWERED, 0.01)
+    assert lost == 0
+
+
+def test_where_all_of_many_decline_shares_are_worked_out_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site({f"worker {number}": ("digits",) for number in range(200)})
+    worked_out: list[float] = []
+    share_out = site.roster.fitness.share_out
+
+    def counted() -> bool:
+        worked_out.append(site.clock.now)
+        return share_out()
+
+    monkeypatch.setattr(site.roster.fitness, "share_out", counted)
+    for _ in range(2):
+        tried: list[Seat] = []
+        while site.roster.spare(tried):
+            seat = site.roster.lease(tried)
+            site.roster.release(seat, Outcome.DECLINED, 0.001)
+            tried.append(seat)
+        assert len(tried) == 200
+        site.clock.now += PROMPT
+    assert len(worked_out) <= 2 * 2  # and once more each time, for the rounds that begin anew
 
 
 def test_one_that_is_five_times_slower_gets_a_fifth_until_it_is_fast_again() -> None:
