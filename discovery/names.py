@@ -67,13 +67,17 @@ class Names:
             found: Addresses | OSError
             try:
                 found = self._look_up(host) or OSError(f"{host} has no address")
-            except (OSError, UnicodeError) as error:  # UnicodeError: it is no name at all
+            except (OSError, ValueError) as error:  # ValueError: it is no name at all
                 found = OSError(str(error))
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._answered, host, found)
 
         # Not one of a pool, and a daemon: nobody waits for it at the end either.
-        threading.Thread(target=ask, name=f"looking up {host}", daemon=True).start()
+        try:
+            threading.Thread(target=ask, name=f"looking up {host}", daemon=True).start()
+        except RuntimeError as error:  # the system has no room for one: whoever asks later may be luckier
+            del self._asking[host]
+            raise OSError(f"{host} cannot be looked up: {error}") from None
         return asked
 
     def _answered(self, host: str, found: Addresses | OSError) -> None:

@@ -26,8 +26,8 @@ ONCE = 10.0
 """Seconds in which a worker dies once, as far as `on_death` is concerned: one that comes back only to break off again
 is how a storm begins, and not an accident."""
 PROMPT = 0.1
-"""Seconds between two times that shares are worked out because somebody declined: where all do, it happens all the time,
-and it is work for all workers."""
+"""Seconds between two times that shares are worked out because somebody declined: it is work for each worker, and where
+all of them decline there is reason to all the time."""
 EJECTED = 5.0
 """Seconds for which one that was asked and did not answer well rests at least. It is asked again long before."""
 

@@ -68,7 +68,8 @@ class Link:
             self._connecting = asyncio.create_task(self._connect())
         connecting = self._connecting
         await asyncio.wait([connecting])  # who waits may be cancelled: others wait for it, too
-        reason = "its worker has left" if connecting.cancelled() else connecting.result()
+        left = connecting.cancelled() or self._retired  # it may be there, and yet be closed by now
+        reason = "its worker has left" if left else connecting.result()
         if reason is not None:
             raise WorkerUnreachable(f"{self.address}: {reason}")
 

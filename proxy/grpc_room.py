@@ -108,13 +108,17 @@ class Room:
         self._loop.call_later(LOOK, self._look)
         if not self._slow:
             self._before = used
-        elif used - self._before > self._total + COPIES * self._commons.grpc_bytes:
+        elif used - self._before > self._total + COPIES * self._commons.grpc_bytes + self._commons.replay.used:
             self._shed()
         self._slow = set(coming)
 
     def _shed(self) -> None:
         """Refuse a part of what is on its way: the newest of who sends most."""
-        slow = [(timeout, address) for timeout, address in self._coming.items() if timeout in self._slow]
+        slow = [
+            (timeout, address)
+            for timeout, address in self._coming.items()
+            if timeout in self._slow and not timeout.expired()  # whose time is up has only not heard of it yet
+        ]
         ((greedy, count),) = Counter(address for _, address in slow).most_common(1) or (("", 0),)
         for timeout in [timeout for timeout, address in slow if address == greedy][-(count // 2 + 1) :]:
             del self._coming[timeout]

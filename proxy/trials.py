@@ -95,7 +95,7 @@ class Trials(Owner):
         could not be sent again then had better not start on one."""
         if self._too_large:
             return 0.0
-        return inf if self._safe_twice(seat) else RECENT
+        return inf if self._safe_twice(seat) and self._commons.retries.ratio else RECENT
 
     def _wait(self) -> None:
         self.waited -= perf_counter()

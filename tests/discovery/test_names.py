@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -53,6 +53,22 @@ async def test_a_name_that_does_not_exist_is_an_error_each_time(resolver: Resolv
     for _ in range(2):
         with pytest.raises(OSError, match="not known"):
             await names.find("none")
+
+
+async def test_a_name_for_which_there_was_no_thread_is_found_when_there_is_one(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(resolver.look_up)
+    with monkeypatch.context() as none_left:
+        none_left.setattr(Thread, "start", _no_thread)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await names.find("one")
+    async with asyncio.timeout(5):
+        assert await names.find("one") == ("192.0.2.1",)
+
+
+def _no_thread(_: Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 async def test_names_that_hang_hold_up_no_other_and_are_looked_up_once_at_a_time(resolver: Resolver) -> None:

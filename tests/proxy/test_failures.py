@@ -300,10 +300,11 @@ async def test_a_body_that_could_not_be_sent_again_does_not_start_on_a_kept_conn
 
 
 @pytest.mark.parametrize(
-    ("recent", "replay_safe", "connections"), [(0.01, False, 4), (60.0, False, 1), (0.01, True, 1)]
+    ("recent", "replay_safe", "budget", "connections"),
+    [(0.01, False, 0.2, 4), (60.0, False, 0.2, 1), (0.01, True, 0.2, 1), (0.01, True, 0.0, 5)],
 )
-async def test_what_may_not_run_twice_starts_on_a_kept_connection_only_if_it_was_in_use_a_moment_ago(
-    recent: float, replay_safe: bool, connections: int, monkeypatch: pytest.MonkeyPatch
+async def test_what_may_not_be_sent_again_starts_on_a_kept_connection_only_if_it_was_in_use_a_moment_ago(
+    recent: float, replay_safe: bool, budget: float, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "RECENT", recent)
     used: set[asyncio.StreamWriter] = set()
@@ -314,11 +315,12 @@ async def test_what_may_not_run_twice_starts_on_a_kept_connection_only_if_it_was
         writer.write(response(b"done"))
 
     worker = ScriptedWorker(answer, replay_safe=replay_safe)
-    async with cluster(worker) as proxy, proxy.client() as client:
+    async with cluster(worker, retry_budget=budget) as proxy, proxy.client() as client:
         for _ in range(4):
             assert (await client.ask(post(b"once"))).body == b"done"
             await asyncio.sleep(0.03)  # the connection grows older than that
-        assert (await client.ask(get())).body == b"done"  # which may run twice, and takes what is there
+        # This may run twice, and takes what is there, unless nothing is sent again.
+        assert (await client.ask(get())).body == b"done"
     assert len(used) == connections
 
 

@@ -70,6 +70,19 @@ async def test_who_waits_for_a_worker_that_leaves_hears_of_it_at_once(channels: 
             await waiting
 
 
+async def test_a_connection_whose_worker_leaves_as_it_comes_about_is_not_used(channels: Channels) -> None:
+    worker = GrpcWorker()
+    await worker.start_grpc()
+    waiting = asyncio.create_task(channels.to(worker.worker))
+    await asyncio.sleep(0)
+    (link,) = channels._links.values()
+    assert link._connecting is not None
+    link._connecting.add_done_callback(lambda _: channels.forget(worker.worker.id))
+    with pytest.raises(WorkerUnreachable, match="has left"):
+        await waiting
+    await worker.stop_grpc()
+
+
 async def _never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
