@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 
 OTHERS = 256
 """Files that are open besides: listeners, the registry's connections, probes."""
+FEW = 1000
+"""Connections below which whoever runs the proxy should know. The default is generous: that there is room for fewer is
+no news as long as nobody asked for more."""
 
 
 def within_open_files(settings: ProxySettings) -> ProxySettings:
@@ -22,5 +25,8 @@ def within_open_files(settings: ProxySettings) -> ProxySettings:
     if allowed >= needed:
         return settings
     fewer = max(1, (allowed - OTHERS) // each)
-    log.warning("the system allows %d open files, so at most %d connections are taken (ulimit -n)", allowed, fewer)
+    usual = ProxySettings().max_connections // settings.processes
+    asked = settings.max_connections not in (usual, usual + 1)  # it is shared out to the last one
+    level = logging.WARNING if asked or fewer < FEW else logging.INFO
+    log.log(level, "the system allows %d open files, so at most %d connections are taken (ulimit -n)", allowed, fewer)
     return dataclasses.replace(settings, max_connections=fewer)

@@ -109,3 +109,23 @@ def test_as_many_clients_are_taken_as_there_may_be_open_files(
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits[0]))
     settings = within_open_files(ProxySettings(max_connections=1000))
     assert (settings.max_connections, set_to) == (connections, [] if raised is None else [raised])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "wanted", "processes", "level"),
+    [(20_000, 8192, 1, "INFO"), (8000, 2730, 3, "INFO"), (20_000, 8000, 1, "WARNING"), (2000, 8192, 1, "WARNING")],
+    ids=["nobody asked for so many", "nor for a third of them", "somebody did", "they are really few"],
+)
+def test_who_can_have_fewer_connections_than_asked_for_is_warned(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    allowed: int,
+    wanted: int,
+    processes: int,
+    level: str,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    within_open_files(ProxySettings(max_connections=wanted, processes=processes))
+    (record,) = caplog.records
+    assert (record.levelname, f"{allowed} open files" in record.getMessage()) == (level, True)
