@@ -63,6 +63,11 @@ class Commons:
                 tell(seat)
         self.changed()
 
+    def leave(self) -> None:
+        """The proxy is about to stop: whoever goes by that, or waits for a change, is told."""
+        self.draining = True
+        self.changed()
+
     def changed(self) -> None:
         """Wake those who wait for a `change`."""
         change, self.change = self.change, asyncio.Event()

@@ -114,7 +114,6 @@ class GrpcServer:
 
     async def drain(self) -> None:
         """Take no new calls, let those under way finish, cut off what is left after the limit."""
-        self._commons.changed()  # those who watch the health have nothing to wait for any more
         await self._server.stop(self._commons.settings.drain_timeout)
         await self._channels.close()
 

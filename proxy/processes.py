@@ -20,6 +20,7 @@ from contextlib import ExitStack
 
 from muster.child import Backoff, ending, environment
 from muster.lifetime import Stop
+from proxy.listeners import bind
 from proxy.place import VARIABLE, Place
 from proxy.running import BEAT, HUNG, SILENT, Running
 from proxy.settings import ProxySettings
@@ -56,8 +57,8 @@ class Parent:
             life.callback(os.close, ours)
             life.callback(os.close, theirs)
             self._lifeline = ours
-            self._listeners = _bind(settings.host, settings.port, settings.processes)
-            grpc = _bind(settings.host, settings.grpc_port, 1) if settings.grpc else []  # held, so that it stays ours
+            self._listeners = bind(settings.host, settings.port, settings.processes)
+            grpc = bind(settings.host, settings.grpc_port, 1) if settings.grpc else []  # held, so that it stays ours
             self._grpc_port = grpc[0][0].getsockname()[1] if grpc else 0
             for sock in [sock for group in (*self._listeners, *grpc) for sock in group]:
                 life.callback(sock.close)
@@ -226,34 +227,3 @@ class Parent:
         """End all of them now."""
         for running in self._running:
             running.kill()
-
-
-def _bind(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """`count` groups of sockets, one socket for each address of the host, all on the same port. OSError if taken."""
-    groups: list[list[socket.socket]] = [[] for _ in range(count)]
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, address in dict.fromkeys(found):
-        place = (address[0], port or address[1], *address[2:])
-        try:
-            with _socket(family) as alone:  # whoever shares a port does not notice that others do, who are not ours
-                alone.bind(place)
-                port = alone.getsockname()[1]
-            for group in groups:
-                sock = _socket(family)
-                group.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                sock.bind((address[0], port, *address[2:]))
-        except OSError as error:
-            for sock in [sock for group in groups for sock in group]:
-                sock.close()
-            why = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise OSError(f"cannot listen on {address[0]} port {place[1]}: {why}") from None
-    return groups
-
-
-def _socket(family: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    return sock

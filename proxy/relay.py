@@ -107,7 +107,6 @@ class Relay:
         A connection that was in use a moment ago, or has just been made, may have a request on its way: it gets an
         answer that says that it is the last.
         """
-        self._commons.draining = True
         self._close_idle(LAST_WORD)
         if self._connections:
             self._commons.loop.call_later(LAST_WORD, self._close_idle, 0.0)

@@ -56,19 +56,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         registry = await life.enter_async_context(open_registry(settings.registry, os.environ, stop, settings.service))
         roster = _roster(settings, loop, place)
         api = HttpApi(PeerToPeer(roster, enabled=settings.p2p, ttl=settings.p2p_ttl))
-        largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
-        runner = web.AppRunner(
-            api.application(),
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=75,
-            max_line_size=largest,
-            max_field_size=largest,
-            max_headers=2 * settings.max_headers,
-        )
-        await runner.setup()
-        life.push_async_callback(runner.cleanup)
-        assert runner.server is not None  # noqa: S101  # what setup() is for
+        pages = await life.enter_async_context(_pages(settings, api))
         names = Names()
         pool = Pool(
             loop,
@@ -79,7 +67,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         )
         request_ids = RequestIds(secrets.token_hex(4))
         replay = Budget(settings.replay_body, settings.replay_total)
-        commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, runner.server)
+        commons = Commons(loop, settings, roster, Stats(), request_ids, pool, replay, pages)
         commons.access = life.enter_context(_access(settings, loop))
         relay = Relay(commons)
         roster.fitness.on_eject.append(relay.forsake)
@@ -106,6 +94,27 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
                 log.info("listening for gRPC on port %d", calls.port)
             await door.open()
         await stop.wait()
+
+
+@asynccontextmanager
+async def _pages(settings: ProxySettings, api: HttpApi) -> AsyncIterator[web.Server]:
+    """What makes aiohttp's side of a connection to the pages."""
+    largest = 2 * settings.max_head  # what the relay let through, with its own headers added, aiohttp takes, too
+    runner = web.AppRunner(
+        api.application(),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=75,
+        max_line_size=largest,
+        max_field_size=largest,
+        max_headers=2 * settings.max_headers,
+    )
+    await runner.setup()
+    try:
+        assert runner.server is not None  # noqa: S101  # what setup() is for
+        yield runner.server
+    finally:
+        await runner.cleanup()
 
 
 @contextmanager
@@ -165,4 +174,5 @@ async def _bound(
         yield door, calls
     finally:
         door.close()
+        commons.leave()
         await asyncio.gather(relay.drain(), *([] if calls is None else [calls.drain()]))
