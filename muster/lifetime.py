@@ -16,9 +16,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -94,15 +96,19 @@ class Stop:
         self.request("the process that started this one is gone")
 
 
-def follow_lifeline() -> None:
-    """For a program without an event loop: SIGTERM to ourselves when the lifeline of our parent closes."""
+def follow_lifeline(number: signal.Signals = signal.SIGTERM, after: float = 0.0) -> None:
+    """A signal to ourselves when the lifeline of our parent closes, `after` so many seconds. A thread sees to it: for a
+    program without an event loop, and for one whose loop may not turn any more."""
     lifeline = os.environ.get(LIFELINE)
     if lifeline is None:
         return
 
     def follow() -> None:
-        os.read(int(lifeline), 1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        closed = select.poll()  # to read might fail: an event loop that watches it, too, has it not block
+        closed.register(int(lifeline), select.POLLIN)
+        closed.poll()
+        time.sleep(after)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=follow, name="lifeline", daemon=True).start()
 

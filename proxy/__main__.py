@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import uvloop
 
-from muster.lifetime import Stop, run
+from muster.lifetime import Stop, follow_lifeline, run
 from muster.memory import keep_pages
 from muster.settings import load
 from proxy.place import Place
-from proxy.processes import Parent
+from proxy.processes import GRACE, Parent
 from proxy.settings import ProxySettings
 
 
@@ -25,6 +26,8 @@ def main() -> int:
     from proxy.serve import serve  # a parent needs nothing of it, above all not its memory
 
     keep_pages()
+    if place is not None:  # one that hangs would keep all listeners open, and with them the port
+        follow_lifeline(signal.SIGKILL, settings.drain_timeout + GRACE)
 
     async def program(stop: Stop) -> None:
         await serve(settings if place is None else place.share(settings), stop, place)

@@ -150,6 +150,27 @@ def test_a_program_without_an_event_loop_ends_with_its_parent_too() -> None:
         assert child.wait(10) == -signal.SIGTERM
 
 
+def test_a_program_that_hangs_ends_with_its_parent_all_the_same() -> None:
+    program = (
+        "import asyncio, signal, time\nfrom muster.lifetime import Stop, follow_lifeline\n"
+        "async def hang():\n    Stop().listen()\n    print('hangs', flush=True)\n    time.sleep(60)\n"
+        "follow_lifeline(signal.SIGKILL, 0.1)\nasyncio.run(hang())"
+    )
+    theirs, ours = os.pipe()
+    os.set_blocking(theirs, False)  # as uvloop has it
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, pass_fds=(theirs,),
+        env=os.environ | {LIFELINE: str(theirs)},
+    ) as child:  # fmt: skip
+        os.close(theirs)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "hangs\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+        os.close(ours)
+        assert child.wait(10) == -signal.SIGKILL
+
+
 def test_what_breaks_a_program_is_one_sentence_and_status_one() -> None:
     program = "import sys\nfrom muster.lifetime import run\n" \
         "async def serve(stop): raise OSError('the disk is full')\nsys.exit(run(serve))"  # fmt: skip
