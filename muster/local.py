@@ -30,8 +30,8 @@ from muster.lifetime import Stop, supervised
 
 MODELS: Final = Path("models")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-SERVES: Final = re.compile(r"worker\S* is ready at (\S+)")
-"""What a worker logs once it is announced."""
+SERVES: Final = re.compile(r"(?:worker\S* is ready|listening|the embedded registry is) (?:at|on) (\S+)")
+"""What a worker logs once it is announced, a proxy and a registry once their ports are open."""
 LOOK: Final = 0.1
 """Seconds between two looks at who is ready."""
 SECOND_THOUGHT: Final = 0.5

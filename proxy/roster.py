@@ -127,7 +127,7 @@ class Roster:
                 self._missing.pop(model, None)
         self._offers = Offers(self._seats.values(), self._missing)
         self._arrange()
-        log.info("%d workers listed: %s", len(self._seats), ", ".join(self._seats) or "none")
+        log.info("workers listed: %d (%s)", len(self._seats), ", ".join(self._seats) or "none")
         return old.values()
 
     # Whose turn it is

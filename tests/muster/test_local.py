@@ -83,12 +83,13 @@ def test_what_is_killed_is_started_again_and_the_cluster_is_whole(cluster: Up, s
     until(lambda: any("was killed by SIGKILL; it is started again" in line for line in cluster.lines[heard:]), "word")
     until(lambda: len(cluster.children()) == 4 and whole(cluster), "two workers that answer")
     assert killed not in cluster.children()
+    until(lambda: any("serves again at" in line for line in cluster.lines[heard:]), "word of its return")
+    (back,) = [line for line in cluster.lines[heard:] if "serves again at" in line]
+    name, _, place = back.partition(" serves again at ")
+    assert name.startswith("registry" if module == "discovery" else module)
     if module == "worker":
         with Client(cluster.url) as client:
-            places = {f"http://{worker.address}" for worker in client.workers()}
-        until(lambda: any("serves again at" in line for line in cluster.lines[heard:]), "word of its return")
-        (back,) = [line for line in cluster.lines[heard:] if "serves again at" in line]
-        assert back.split(" serves again at ")[1] in places
+            assert place in {f"http://{worker.address}" for worker in client.workers()}
     with Client(cluster.url) as client:
         assert client.classify(sample).best.label == "7"
 
