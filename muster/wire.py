@@ -21,6 +21,14 @@ GRPC_BURSTS: Final = (
 )
 """Options of every server: how many calls may have come and not been looked at. gRPC ends what is beyond that, and its
 client reads CANCELLED as if it had left by itself; left alone, gRPC does so from a thousand on."""
+GRPC_HEALTH_NAMES: Final = frozenset(
+    (
+        "", "ModelService", "PredictionService", "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
+    )
+)  # fmt: skip
+"""What `grpc.health.v1.Health` may be asked for. The short names are TensorFlow Serving's; the empty one is the whole
+server."""
 
 # Paths
 CLASSIFY: Final = "/classify"

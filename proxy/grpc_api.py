@@ -6,14 +6,11 @@ Two things are answered here. `grpc.health.v1.Health` says whether there is a wo
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import AsyncIterator
-from contextlib import closing
 from typing import Any
 
 from discovery.endpoints import join
-from muster.wire import GRPC_BURSTS
+from muster.wire import GRPC_BURSTS, GRPC_HEALTH_NAMES
 from proxy.commons import Commons
 from proxy.grpc_calls import Refused
 from proxy.grpc_channels import Channels
@@ -21,16 +18,13 @@ from proxy.grpc_quietly import grpc
 from proxy.grpc_relay import GrpcRelay
 from proxy.grpc_room import largest_message
 from proxy.grpc_wants import SERVICE, UNARY
+from proxy.listeners import bind
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes; what gRPC can count."""
 _HEALTH = "/grpc.health.v1.Health/"
 _RELOAD = SERVICE + "ModelService/HandleReloadConfigRequest"
-_NAMES = frozenset(
-    b"\x0a" + bytes([len(name)]) + name if name else b""
-    for name in (b"", b"ModelService", b"PredictionService", b"tensorflow.serving.ModelService",
-                 b"tensorflow.serving.PredictionService")
-)  # fmt: skip
+_NAMES = frozenset(b"\x0a%c%b" % (len(name), name.encode()) if name else b"" for name in GRPC_HEALTH_NAMES)
 """The requests of Health that ask for something that is here, as they are on the wire."""
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -99,7 +93,11 @@ class GrpcApi(grpc.GenericRpcHandler):  # type: ignore[misc]
 class GrpcServer:
     """The port, which opens with `start`: ours from the beginning, or shared with siblings and held by the parent."""
 
-    def __init__(self, server: Any, channels: Channels, commons: Commons, address: str, *, shared: bool) -> None:
+    def __init__(
+        self, server: Any, channels: Channels, commons: Commons, address: str, largest: int, *, shared: bool
+    ) -> None:
+        self.largest = largest
+        """Bytes of the largest message."""
         self._server = server
         self._channels = channels
         self._commons = commons
@@ -138,7 +136,7 @@ def grpc_server(commons: Commons, *, shared: bool) -> GrpcServer:
     ))  # fmt: skip
     server.add_generic_rpc_handlers((GrpcApi(commons, channels),))
     address = join(settings.host or "::", settings.grpc_port)  # no host is every address; gRPC wants that written out
-    return GrpcServer(server, channels, commons, address, shared=shared)
+    return GrpcServer(server, channels, commons, address, largest, shared=shared)
 
 
 def _milliseconds(seconds: float) -> int:
@@ -148,11 +146,8 @@ def _milliseconds(seconds: float) -> int:
 
 def _check_free(host: str, port: int) -> None:
     """Raises OSError if nobody can listen there: gRPC's own complaint is several lines and names no reason."""
-    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError as error:
-            why = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise OSError(f"cannot listen for gRPC on {host} port {port}: {why} (--grpc-port, --no-grpc)") from None
+    try:
+        for sock in bind(host, port, 1)[0]:
+            sock.close()
+    except OSError as error:
+        raise OSError(f"{error} (--grpc-port, --no-grpc)") from None

@@ -91,7 +91,7 @@ async def serve(settings: ProxySettings, stop: Stop, place: Place | None = None)
         if not stop.requested:
             if calls is not None:
                 await calls.start()
-                log.info("listening for gRPC on port %d", calls.port)
+                log.info("listening for gRPC on port %d, messages up to %.3g MiB", calls.port, calls.largest / 2**20)
             await door.open()
         await stop.wait()
 

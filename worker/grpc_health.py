@@ -13,16 +13,13 @@ from typing import Any, Final
 import grpc
 
 from muster.errors import ClusterError, NotFound
+from muster.wire import GRPC_HEALTH_NAMES
 from worker.grpc_calls import abort, answering, parse
-from worker.grpc_models import SERVICE as MODELS
-from worker.grpc_predictions import SERVICE as PREDICTIONS
 from worker.messages.health import HealthCheckRequest, HealthCheckResponse
 from worker.state import State
 from worker.status import Code, code_of
 
 SERVICE: Final = "grpc.health.v1.Health"
-KNOWN: Final = frozenset({"", "ModelService", "PredictionService", MODELS, PREDICTIONS})
-"""What may be asked for. The short names are TensorFlow Serving's; the empty one is the whole server."""
 MOST_WATCHES: Final = 128
 """Calls that watch, at the same time. They have no end, and must leave room for the calls that want work done."""
 
@@ -56,7 +53,7 @@ class HealthService:
 
     async def _check(self, data: bytes, _: Any) -> bytes:
         service = parse(HealthCheckRequest, data).service
-        if service not in KNOWN:
+        if service not in GRPC_HEALTH_NAMES:
             raise NotFound("there is no such service")
         return _message(self._status(service))
 
@@ -82,7 +79,7 @@ class HealthService:
             self._watches -= 1
 
     def _status(self, service: str) -> str:
-        if service not in KNOWN:
+        if service not in GRPC_HEALTH_NAMES:
             return "SERVICE_UNKNOWN"
         if self._drop_in:
             return "NOT_SERVING" if self._state.draining else "SERVING"
