@@ -74,11 +74,13 @@ def boolean(text: str) -> bool:
 def load(cls: type[T], argv: Sequence[str], environ: Mapping[str, str], prefix: str, prog: str | None = None) -> T:
     """Read `cls` from the command line and the environment; a mistake prints one sentence and exits with status 2."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=cls.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog=prog, usage="%(prog)s [--SETTING VALUE ...]    (--help lists them)", description=cls.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        _add(parser, field, prefix, environ)
-    given = vars(parser.parse_args([_plain(word, _booleans(cls)) for word in argv]))
+        _add(parser, field, prefix)
+    booleans = _booleans(cls)
+    given = vars(parser.parse_args([_plain(word, booleans) for word in argv]))
     try:
         return settle(cls, {name: text for name, text in given.items() if text is not None}, environ, prefix)
     except ValueError as error:
@@ -123,9 +125,7 @@ def _plain(word: str, booleans: Set[str]) -> str:
     return name + equals + value
 
 
-def _add(
-    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], prefix: str, environ: Mapping[str, str]
-) -> None:
+def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], prefix: str) -> None:
     unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
     default = "none" if field.default in (None, "") else f"{field.default}{unit}"
     text = f"{field.metadata['help']} (default: {default}; {_variable(prefix, field)})".replace("%", "%%")

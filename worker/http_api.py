@@ -77,7 +77,7 @@ class HttpApi:
             return self._rest
         methods = self._routes.get(path)
         if methods is None:
-            raise NotFound("there is no such page", routes=sorted(self._routes))
+            raise NotFound("there is no such page", routes=[*sorted(self._routes), f"{PREFIX}models/NAME"])
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allow = ", ".join(sorted(methods.keys() | ({"HEAD"} if "GET" in methods else set())))
