@@ -30,7 +30,7 @@ class Owner:
         """There is a connection: the request can be sent."""
         raise NotImplementedError
 
-    def on_informational(self, attempt: Attempt, head: ResponseHead) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         """A 1xx answer; the real one is still to come."""
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class Attempt:
 
     def on_informational(self, head: ResponseHead) -> None:
         """See `Owner`."""
-        self._owner.on_informational(self, head)
+        self._owner.on_informational(head)
 
     def on_response(self, head: ResponseHead, data: Buffer) -> None:
         """See `Owner`."""

@@ -168,7 +168,7 @@ class Exchange(Trials):
         if self._commons.hedges.delay and self.body_done:
             self._watch()
 
-    def on_informational(self, attempt: Attempt, head: ResponseHead) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         """Pass on `100 Continue`, once; other interim answers are for the proxy only."""
         if head.status == 100 and not self.invited:
             self.invited = True
@@ -188,6 +188,8 @@ class Exchange(Trials):
             self._outcome = dispatch.outcome_of(head.status, says_when=head.says_when)
         self.tunnel = self.complete = head.status == 101
         unknown_length = head.content_length is None and head.has_body(self.head.method)
+        if unknown_length or self.tunnel:
+            attempt.seat.health.opened += 1  # it may be hours until that ends
         self._chunked_answer = unknown_length and self.head.http11
         # A worker that answers before it has the whole body will read the rest only if it keeps the connection.
         unread = not self.body_done and not (head.keep_alive and self.invited)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 
 class PipeEnd(asyncio.Transport):
     """One end. What is written here arrives at the other end's protocol in the loop's next round, never sooner."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, peername: Any) -> None:
-        super().__init__({"peername": peername})
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol) -> None:
+        super().__init__()
         self._loop = loop
         self._protocol = protocol
         self._other: PipeEnd | None = None
@@ -97,11 +96,10 @@ def connect(
     loop: asyncio.AbstractEventLoop,
     near: asyncio.Protocol,
     server: Callable[[], asyncio.BaseProtocol],
-    peername: Any = None,
 ) -> None:
     """Connect the protocol `near` to a fresh protocol of `server`, as accepting a TCP connection would."""
     far = server()
-    near_end, far_end = PipeEnd(loop, near, peername), PipeEnd(loop, far, peername)
+    near_end, far_end = PipeEnd(loop, near), PipeEnd(loop, far)
     near_end._other, far_end._other = far_end, near_end
     far.connection_made(far_end)
     near.connection_made(near_end)
