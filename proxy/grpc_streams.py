@@ -37,6 +37,7 @@ class Stream:
             try:
                 async with asyncio.timeout(self._commons.settings.tunnel_idle) as self._silence:
                     async for message in theirs:
+                        trial.seat.health.opened += 1  # it may be hours until the stream ends
                         await self._write(message)
                 trailing = await theirs.trailing_metadata()
                 outcome = Outcome.ANSWERED

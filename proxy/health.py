@@ -95,7 +95,7 @@ class Health:
 
     __slots__ = ("_declines", "_errors", "_given", "_mute", "_returned", "_seconds", "_slow_turns", "_telling",
                  "_timed", "_times", "_window", "answers", "clear", "died",
-                 "ended", "failures", "given_up", "latency", "reachable", "reason", "rest_until", "rested",
+                 "ended", "failures", "given_up", "latency", "opened", "reachable", "reason", "rest_until", "rested",
                  "slowness", "until_ready")  # fmt: skip
 
     def __init__(self) -> None:
@@ -105,6 +105,8 @@ class Health:
         """Attempts that ended in a way that says something about it."""
         self.given_up = 0
         """Those that ended because nobody waits any more, as when another worker was faster."""
+        self.opened = 0
+        """Answers of which nobody knew, when they began, how long they would be: streams of events, WebSockets."""
         self.failures = 0
         """In a row."""
         self.rest_until = 0.0
@@ -118,8 +120,8 @@ class Health:
         """What its latency leaves of its share."""
         self._slow_turns = 0
         self._telling = False  # the last turn had requests enough to tell
-        self._given = (0, 0)  # attempts that had ended by then, and all that had begun
-        self._mute = 0.0  # seconds for which it has been given requests and has ended none
+        self._given = (0, 0)  # answers that had ended or opened by then, and all attempts that had begun
+        self._mute = 0.0  # seconds for which it has been given requests and has answered none
         self.answers = 0  # these four since the last turn
         self._timed = 0
         self._seconds = 0.0
@@ -251,6 +253,11 @@ class Health:
         return answers, errors, declines
 
     @property
+    def given(self) -> int:
+        """How often it showed that it works on requests."""
+        return self.ended + self.opened
+
+    @property
     def pace(self) -> float | None:
         """Seconds that it takes to answer, or has taken by now without an answer, if it gets requests all the time."""
         return max(self.latency or 0.0, self._mute) or None
@@ -258,10 +265,10 @@ class Health:
     def turn(self, seconds: int = 1, in_flight: int = 0) -> None:
         """So many seconds are over: what was counted in them becomes a part of the window. `in_flight`: attempts that
         have not ended."""
-        ended, begun = self._given
-        self._given = self.ended, self.ended + self.given_up + in_flight
+        given, begun = self._given
+        self._given = self.given, self.ended + self.given_up + in_flight
         self._telling = self._timed >= _ENOUGH
-        if self.ended != ended:
+        if self.given != given:
             self._mute = 0.0
         elif self._given[1] - begun >= _ENOUGH:
             self._mute += seconds

@@ -47,7 +47,7 @@ class Seat:
         self.health = Health()
         self.share = 1.0
         """The part of its weight that it deserves: less while it is slow, declines, or has just come back."""
-        self._seen = -1  # attempts that had ended when it was last looked at
+        self._seen = -1  # signs of work that it had given when it was last looked at
         self._given_up = 0  # and that had been given up
         self._quiet_since = 0.0
         self._asked_after = 0.0
@@ -80,8 +80,8 @@ class Seat:
         that hangs.
         """
         health = self.health
-        if health.ended != self._seen or not (self.in_flight or health.given_up != self._given_up):
-            self._seen = health.ended
+        if health.given != self._seen or not (self.in_flight or health.given_up != self._given_up):
+            self._seen = health.given
             self._given_up = health.given_up
             self._quiet_since = now
             self._asked_after = patience

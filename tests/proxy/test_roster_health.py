@@ -104,6 +104,15 @@ def test_never_more_than_half_rest_for_their_answers_and_the_others_get_the_leas
     assert taken["c"] == 200
 
 
+def test_of_those_that_answer_badly_the_last_that_began_to_stays() -> None:
+    site = three()
+    for name in "ba":
+        site.end(name, Outcome.ANSWERED_5XX, 5)
+        site.clock.now += 0.1
+    assert site.resting() == "b"
+    assert site.serve(210, {})["b"] == 0
+
+
 def test_who_alone_has_a_model_serves_it_however_badly() -> None:
     site = Site({"a": ("cats",), "b": ("digits",), "c": ("digits",), "d": ("digits",)})
     site.end("a", Outcome.ANSWERED_5XX, 5)
@@ -237,6 +246,30 @@ def test_where_all_of_many_decline_shares_are_worked_out_seldom(monkeypatch: pyt
     assert len(worked_out) <= 2 * 2  # and once more each time, for the rounds that begin anew
 
 
+@pytest.mark.parametrize(("opens", "share"), [(True, 1.0), (False, 0.05)], ids=["streams", "nothing at all"])
+def test_one_whose_answers_last_for_long_gets_no_less_as_long_as_they_begin(opens: bool, share: float) -> None:
+    site = three()
+    a = site.seat("a")
+    for _ in range(20):  # in each of these seconds ten requests come to everybody; those at b and c end at once
+        a.in_flight += 10
+        a.health.opened += 10 * opens
+        site.second(b=0.01, c=0.01)
+    assert a.share == pytest.approx(share)
+
+
+def test_a_model_that_takes_long_is_not_taken_for_one_that_answers_nothing() -> None:
+    site = three()
+    for second in range(80):  # 30 requests every 20 seconds, which take their time
+        for number, seat in enumerate(site.roster.seats):
+            if second % 20 == 0:
+                seat.in_flight += 10
+            elif second % 20 == 14 + number:
+                for _ in range(10):
+                    site.roster.release(seat, Outcome.ANSWERED, 14.0 + number)
+        site.second()
+        assert [seat.share for seat in site.roster.seats] == [1.0, 1.0, 1.0]
+
+
 def test_one_that_is_five_times_slower_gets_a_fifth_until_it_is_fast_again() -> None:
     site = three()
     for _ in range(SLOW_FOR):
@@ -342,14 +375,15 @@ def test_who_owes_answers_and_gives_none_for_a_moment_is_suspect() -> None:
     assert site.roster.fitness.suspects() == []
 
 
-def test_one_that_answers_something_is_not_suspect_however_long_the_rest_takes() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.ANSWERED_5XX, Outcome.DECLINED])
+def test_one_that_answers_something_is_not_suspect_however_long_the_rest_takes(outcome: Outcome) -> None:
     site = three()
-    seats = [site.roster.lease() for _ in range(30)]
+    seats = [site.roster.lease() for _ in range(12)]
     for seat in seats:
         if seat.worker.id == "a":
             assert seat not in site.roster.fitness.suspects()
             site.clock.now += 0.6 * QUIET
-            site.roster.release(seat, Outcome.ANSWERED, 1.0)
+            site.roster.release(seat, outcome, 1.0)
     assert {seat.worker.id for seat in site.roster.fitness.suspects()} == {"b", "c"}
 
 
@@ -426,6 +460,17 @@ def test_one_whose_requests_others_answer_first_is_suspect_until_it_is_heard() -
     site.roster.fitness.restore(site.seat("a"))
     site.clock.now += 100.0
     assert site.roster.fitness.suspects() == []
+
+
+def test_turns_that_were_missed_count() -> None:
+    site = three()
+    site.end("a", Outcome.DECLINED, 10)
+    site.clock.now += 1.0
+    site.roster.turn()
+    assert site.seat("a").share < 1.0
+    site.clock.now += 5.0
+    site.roster.turn()  # the program stood still
+    assert site.seat("a").share == 1.0
 
 
 def test_who_has_to_be_asked_in_spite_of_its_answers_does_not_rest() -> None:
