@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from proxy.link import COVER, LEAVING, READY, UNCOVER, Link
+from proxy.listeners import cannot_listen
 from proxy.place import Place
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,13 @@ class OwnDoor:
 
 
 async def own_door(accept: Accept, host: str, port: int) -> OwnDoor:
-    """Bind it. OSError if it is taken."""
-    loop = asyncio.get_running_loop()
-    return OwnDoor(
-        await loop.create_server(accept, host, port, reuse_address=True, backlog=BACKLOG, start_serving=False)
-    )
+    """Bind it. OSError, one sentence, if it is taken."""
+    create = asyncio.get_running_loop().create_server
+    try:
+        server = await create(accept, host, port, reuse_address=True, backlog=BACKLOG, start_serving=False)
+    except OSError as error:
+        raise cannot_listen(host, port, error) from None
+    return OwnDoor(server)
 
 
 class SharedDoor:

@@ -24,9 +24,15 @@ def bind(host: str, port: int, count: int) -> list[list[socket.socket]]:
         except OSError as error:
             for sock in [sock for group in groups for sock in group]:
                 sock.close()
-            why = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise OSError(f"cannot listen on {address[0]} port {place[1]}: {why}") from None
+            raise cannot_listen(str(address[0]), place[1], error) from None
     return groups
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    """What the user is told when `error` came of binding."""
+    number = error.errno or 0  # negative where a name was not found
+    why = os.strerror(number).lower() if number > 0 else error.strerror or str(error)
+    return OSError(f"cannot listen on {host} port {port}: {why}")
 
 
 def _socket(family: int) -> socket.socket:

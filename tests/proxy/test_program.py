@@ -142,11 +142,10 @@ async def test_asked_to_end_it_serves_what_a_client_has_sent_already_behind_the_
 
 async def test_its_port_taken_it_says_so_in_one_line_and_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, said = await outcome(
-            "--port", str(taken.getsockname()[1]), "--host", "127.0.0.1", "--registry", "static://"
-        )
+        port = taken.getsockname()[1]
+        status, said = await outcome("--port", str(port), "--host", "127.0.0.1", "--registry", "static://")
     assert status == 1
-    assert "address already in use" in said
+    assert f" cannot listen on 127.0.0.1 port {port}: address already in use\n" in said
     assert "Traceback" not in said
 
 
