@@ -153,6 +153,25 @@ def crash(container: str) -> None:
            "-c", f"import os; os.kill({process}, 9)")  # fmt: skip
 
 
+def test_a_proxy_that_crashes_is_started_again(cluster: Project, seven: Path) -> None:
+    cluster.scale(2)
+    [proxy] = cluster.containers("proxy")
+    crash(proxy)
+    until("it runs again", lambda: inspect(proxy)[0]["RestartCount"] == 1)
+    cluster.until_listed(2)
+    assert ask(f"{cluster.url}/classify", seven) == "7"
+
+
+def test_a_proxy_that_is_stopped_ends_in_order_and_before_it_would_be_killed(cluster: Project, seven: Path) -> None:
+    cluster.scale(2)
+    [proxy] = cluster.containers("proxy")
+    assert ask(f"{cluster.url}/classify", seven) == "7"
+    docker("stop", proxy)
+    assert inspect(proxy)[0]["State"]["ExitCode"] == 0
+    docker("start", proxy)
+    cluster.until_listed(2)
+
+
 def test_workers_announce_themselves_again_to_a_consul_that_forgot_them(cluster: Project, seven: Path) -> None:
     cluster.scale(2)
     [consul] = cluster.containers("consul")
