@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from discovery.probe import Finding
 from discovery.worker_json import to_json
 from muster.values import Snapshot, Worker
+from proxy import serve
 from proxy.health import Outcome
 from proxy.probes import MOST, TIMEOUT, Prober
 from proxy.roster import Roster
@@ -243,3 +245,42 @@ async def test_a_slow_answer_is_waited_for_as_long_as_the_worker_is_well() -> No
         assert len(worker.seen) <= 1
         metrics = (await proxy.ask(get(b"/metrics"))).body.decode()
         assert 'muster_proxy_failed_attempts_total{reason="hung"}' not in metrics
+
+
+@pytest.mark.parametrize(
+    ("request_line", "head"),
+    [
+        (b"GET /events HTTP/1.1\r\nHost: test\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"),
+        (
+            b"GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        ),
+        (b"GET /picture HTTP/1.1\r\nHost: test\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+    ],
+    ids=["events", "WebSocket", "a part of an answer"],
+)
+async def test_that_a_long_answer_begins_shows_that_its_worker_works(
+    request_line: bytes, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rosters: list[Roster] = []
+
+    def made(*arguments: Any) -> Roster:
+        rosters.append(make(*arguments))
+        return rosters[0]
+
+    make = serve._roster
+    monkeypatch.setattr(serve, "_roster", made)
+    over = asyncio.Event()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        await over.wait()
+        writer.close()
+
+    async with cluster(ScriptedWorker(answer)) as proxy, proxy.client() as client:
+        (seat,) = rosters[0].seats
+        client.writer.write(request_line + b"\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        assert seat.in_flight == 1
+        assert seat.health.given == (b"Content-Length" not in head)
+        over.set()
