@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -97,6 +98,10 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
             async for message in messages:
                 if message == b"fail":
                     await context.abort(Code.DATA_LOSS, "half of it is lost")
+                if message == b"tick":
+                    while True:
+                        await asyncio.sleep(0.1)
+                        yield message
                 yield bytes(300_000) if message == b"large" else b"<" + message + b">"
 
         if "Stream" in method:

@@ -25,6 +25,7 @@ from tests.proxy.harness import (
     RunningProxy,
     ScriptedWorker,
     Seen,
+    always,
     cluster,
     get,
     post,
@@ -242,6 +243,16 @@ async def test_every_way_a_request_can_end_is_told(capfd: pytest.CaptureFixture[
         assert (await proxy.ask(get(b"/healthz"))).status == 200
         line = await log.of("/healthz")
         assert (line["end"], line["worker"], line["attempts"]) == ("complete", None, 0)
+
+
+async def test_a_client_that_does_not_take_its_answer_is_told(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    worker = ScriptedWorker(always(response(bytes(8_000_000))))
+    async with logging_cluster(capfd, tmp_path, worker, write_timeout=0.2) as (proxy, log), proxy.client() as client:
+        client.writer.write(get(b"/large"))
+        line = await log.of("/large")
+        assert (line["end"], line["status"]) == ("client:timeout", 200)
 
 
 async def test_a_request_that_no_worker_takes_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ async def test_one_of_three_that_vanishes_is_gone_at_once() -> None:
     assert watcher.asked == 0
 
 
+async def test_two_of_four_are_not_too_many_to_vanish() -> None:
+    watcher = Watcher(answering="abcd")
+    watcher.tell("abcd")
+    assert watcher.tell("ab") == "ab"
+
+
 async def test_when_all_vanish_those_that_answer_stay_and_the_others_go() -> None:
     watcher = Watcher("ac")
     watcher.tell("abc")

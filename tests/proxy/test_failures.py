@@ -354,3 +354,33 @@ async def test_a_worker_that_declines_is_heard_when_nobody_else_may_be_asked(rep
             got = await client.ask(post(b"picture"))
             assert (got.status, got.body) == (503, b"no")
     assert sum(len(worker.seen) for worker in workers) == 2
+
+
+async def test_what_all_bodies_together_may_not_keep_is_not_sent_again() -> None:
+    broken: list[int] = []
+
+    async def breaks(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        broken.append(len(seen.body))
+        writer.transport.abort()
+
+    workers = [ScriptedWorker(breaks) for _ in range(2)]
+    async with cluster(*workers, replay_total=1000) as proxy, proxy.client() as client:
+        client.writer.write(post(bytes(2000))[:-1000])
+        await until(lambda: any(worker.seen for worker in workers))
+        client.writer.write(bytes(1000))
+        assert (await client.answer_to(b"POST")).status == 502
+    assert broken == [2000]
+
+
+async def test_a_connection_on_which_a_body_was_not_sent_to_its_end_serves_nobody_else() -> None:
+    async def does_not_wait(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"enough"))
+        await read_body(seen, reader)
+
+    worker = ScriptedWorker(does_not_wait)
+    async with cluster(worker) as proxy, proxy.client() as client:
+        client.writer.write(post(bytes(2000), headers=b"Connection: close\r\n")[:-1000])
+        assert (await client.answer_to(b"POST")).body == b"enough"
+        assert (await proxy.ask(get(b"/next"))).body == b"enough"
+        assert [seen.line for seen in worker.seen] == [b"POST /classify HTTP/1.1", b"GET /next HTTP/1.1"]

@@ -42,6 +42,8 @@ async def test_a_worker_that_refuses_connections_costs_no_call(replay_safe: bool
             assert (got.code, got.answer) == (Code.OK, workers[1].id.encode())
         assert failures(await client.metrics()) == {"unreachable": 1}
         assert await resting(client) == {workers[0].id}
+        await asyncio.sleep(0.2)
+        assert await resting(client) == {workers[0].id}, "that it is ready over HTTP says nothing of this"
 
 
 async def test_nobody_accepts_and_the_call_says_so() -> None:
@@ -260,9 +262,12 @@ async def test_what_a_worker_fails_at_another_may_do(code: Any, replay_safe: boo
         got = await client.ask(predict())
         assert (got.code, got.details) == (code, "so it is")
         assert sum(len(worker.calls) for worker in workers) == (2 if replay_safe else 1)
+        # That it only asks for a state says too little here.
+        assert (await client.ask(status("digits"), STATUS)).code is code
+        assert sum(len(worker.calls) for worker in workers) == (4 if replay_safe else 2)
 
 
-@pytest.mark.parametrize("code", [Code.RESOURCE_EXHAUSTED, Code.INVALID_ARGUMENT, Code.ABORTED])
+@pytest.mark.parametrize("code", [Code.RESOURCE_EXHAUSTED, Code.INVALID_ARGUMENT, Code.ABORTED, Code.DEADLINE_EXCEEDED])
 async def test_any_other_error_is_an_answer(code: Any) -> None:
     async def answer(heard: Heard) -> bytes:
         await heard.context.abort(code, "so it is")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from proxy import grpc_room
+from proxy.grpc_calls import Refused
 from tests.proxy.grpc_harness import HEALTH, PREDICT, Code, GrpcClient, GrpcWorker, grpc_cluster, predict
 from tests.proxy.harness import until
 from tests.proxy.test_grpc_failures import Gate, idle
@@ -204,6 +207,72 @@ async def test_a_stream_that_falls_silent_ends_and_one_that_speaks_does_not() ->
         assert await code_of(call) is Code.DEADLINE_EXCEEDED
         assert await call.details() == "nothing was said for 0.3 seconds"
         assert await idle(client)
+
+
+class Commons:
+    """As much of it as a room asks for."""
+
+    def __init__(self, total: int) -> None:
+        self.settings = SimpleNamespace(
+            body_timeout=1.0, max_connections=9, max_connections_per_peer=9, replay_total=total
+        )
+        self.loop = asyncio.get_running_loop()
+        self.stats = SimpleNamespace(grpc_refused=Counter())
+        self.replay = SimpleNamespace(used=0)
+        self.grpc_calls = self.grpc_bytes = 0
+
+
+async def test_one_may_hold_as_much_as_is_left_for_the_others_then() -> None:
+    commons: Any = Commons(100)
+    room = grpc_room.Room(commons)
+    with pytest.raises(Refused):
+        room.hold("a", 51)
+    room.hold("a", 50)
+    with pytest.raises(Refused):
+        room.hold("a", 1)
+    room.hold("b", 25)
+    with pytest.raises(Refused):
+        room.hold("b", 1)
+    room.hold("a", -50)
+    room.hold("b", 1)
+    assert commons.grpc_bytes == 26
+    assert commons.stats.grpc_refused == {"memory": 3}
+
+
+async def test_requests_that_came_since_the_last_look_have_nothing_to_do_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = 0
+    monkeypatch.setattr(grpc_room, "in_use", lambda: used)
+    commons: Any = Commons(100)
+    room = grpc_room.Room(commons)
+    timeouts: dict[str, asyncio.Timeout] = {}
+    async with AsyncExitStack() as life:
+        for name in ("a", "b"):
+            timeouts[name] = await life.enter_async_context(asyncio.timeout(60))
+            room.coming(name, timeouts[name])
+        room._look()
+        for _ in range(5):
+            fresh = await life.enter_async_context(asyncio.timeout(60))
+            room.coming("b", fresh)
+        used = 101
+        room._look()
+        left = list(room._coming)
+        for timeout in (*timeouts.values(), fresh):
+            timeout.reschedule(None)
+        assert timeouts["a"] not in left
+        assert timeouts["b"] in left
+        assert fresh in left
+        room._coming.clear()
+
+
+async def test_a_stream_in_which_only_the_worker_speaks_is_not_silent() -> None:
+    worker = GrpcWorker()
+    async with grpc_cluster(worker, tunnel_idle=0.3) as client:
+        call = client.channel.stream_stream(STREAM)()
+        await call.write(b"tick")
+        assert [await call.read() for _ in range(6)] == [b"tick"] * 6
+        call.cancel()
 
 
 async def test_a_further_message_of_a_stream_has_no_more_room_than_the_first() -> None:

@@ -72,6 +72,31 @@ def test_rests_double_up_to_the_longest_and_calm_makes_up_for_them() -> None:
     assert rest(health, health.rest_until + 100 * CALM) == 1
 
 
+def test_to_be_back_early_is_no_calm() -> None:
+    health, now, lengths = Health(), 100.0, []
+    for _ in range(3):
+        lengths.append(rest(health, now))
+        health.come_back(now + 0.1)
+        now += 0.2
+    assert lengths == [1, 2, 4]
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_on_its_return_it_is_judged_by_what_it_does_then(turns: int) -> None:
+    health = Health()
+    for _ in range(20):
+        health.answered(0.01)
+        health.vindicated(0.01, 100.0)
+        verdict = health.erred(POLICY, 100.0)
+    assert verdict == "error rate"
+    for _ in range(turns):
+        health.turn()
+    rest(health, 101.0, reachable=True)
+    health.answered(0.01)
+    health.vindicated(0.01, 102.0)
+    assert health.erred(POLICY, 102.0) is None
+
+
 def test_a_failure_while_it_rests_makes_it_rest_on_but_counts_for_no_other_rest() -> None:
     health = Health()
     rest(health, 100.0)

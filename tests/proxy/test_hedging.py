@@ -257,3 +257,20 @@ async def test_when_the_first_dies_the_second_goes_on() -> None:
         go_on.set()
         assert (await client.answer_to(b"POST")).body == b"second"
         assert len(taken) == 2
+
+
+async def test_never_more_than_two_are_asked_at_once() -> None:
+    gate = asyncio.Event()
+
+    async def slow(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        writer.write(response(b"at last"))
+
+    workers = [ScriptedWorker(slow) for _ in range(4)]
+    async with cluster(*workers, hedge_after=0.05) as proxy:
+        asking = asyncio.create_task(proxy.ask(get()))
+        await until(lambda: sum(len(worker.seen) for worker in workers) == 2)
+        await asyncio.sleep(0.2)
+        assert sum(len(worker.seen) for worker in workers) == 2
+        gate.set()
+        assert (await asking).body == b"at last"

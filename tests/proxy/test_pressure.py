@@ -182,3 +182,13 @@ async def test_a_flood_of_tiny_chunks_does_not_keep_others_waiting() -> None:
         flooding.writer.write(b"0\r\n\r\n")
         assert (await flooding.answer_to(b"POST")).status == 200
         assert len(flooded.body) == 200_000
+
+
+async def test_a_worker_that_takes_no_more_of_a_body_is_found_to_be_silent_and_not_its_client() -> None:
+    async def takes_nothing(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(DEADLINE)
+
+    worker = ScriptedWorker(takes_nothing)
+    async with cluster(worker, response_timeout=0.5) as proxy, proxy.client() as client:
+        client.writer.write(post(bytes(32 * MIB)))
+        assert (await client.answer_to(b"POST")).status == 504

@@ -275,6 +275,16 @@ def test_who_would_most_likely_wait_in_vain_is_told_so_at_once() -> None:
         site.wait("five")
 
 
+def test_nobody_is_turned_away_for_the_pace_of_some_while_that_of_another_is_unknown() -> None:
+    site = Site({"a": ["digits"], "b": ["digits"]}, limit=100)
+    seat = site.roster.lease()
+    site.roster.release(seat, Outcome.ANSWERED, 2.0)
+    site.roster.turn()
+    site.fill()
+    for number in range(10):
+        site.wait(str(number))
+
+
 def test_who_left_the_line_gets_no_seat() -> None:
     site = Site({"a": ["digits"]})
     (seat,) = site.fill()
@@ -345,6 +355,14 @@ def test_a_worker_that_comes_back_from_a_rest_serves_those_who_wait() -> None:
     site.roster.turn()
     site.loop.run()
     assert site.got() == {"one": "a"}
+
+
+def test_an_address_that_is_handed_out_takes_no_room() -> None:
+    site = Site({"a": ["digits"]})
+    (seat,) = site.roster.seats
+    for _ in range(3):
+        assert site.roster.next() is seat
+    assert seat.in_flight == 0
 
 
 def test_while_all_rest_they_keep_to_their_limits_too() -> None:

@@ -56,6 +56,20 @@ def test_in_any_stretch_of_the_cycle_nobody_is_far_from_its_part(deserved: list[
             assert abs(so_far[name] - all_of_them * taken / len(cycle)) < 1 + len(seats) / 2
 
 
+def test_in_a_long_cycle_who_stands_in_is_who_waited_longest() -> None:
+    seats = [Seatlike("a", weight=100), *map(Seatlike, "bcdef")]
+    ann = seats[0]
+    order = Strategy(seats)
+    taken: Counter[str] = Counter()
+    for pick in range(1, 201):
+        seat = order.step([ann])
+        assert seat is not None
+        seat.last_pick = pick
+        taken[seat.name] += 1
+    assert max(taken.values()) - min(taken.values()) <= 10, taken
+    assert set(taken) == set("bcdef")
+
+
 def test_who_stands_in_for_another_does_not_lose_its_own_turn() -> None:
     ann, bob = Seatlike("a"), Seatlike("b")
     order = Strategy([ann, bob])

@@ -82,11 +82,28 @@ def test_what_is_broken_is_replaced_by_a_request_whose_answer_is_the_refusal(bro
     assert gate.feed(GET) == gate.next() == b""
 
 
+def test_a_head_whose_lines_end_otherwise_is_not_waited_for() -> None:
+    gate = Gate()
+    assert gate.feed(GET.replace(b"\r\n", b"\n")) == REFUSED
+    assert gate.refusal is not None
+
+
 def test_a_body_that_breaks_after_its_head_went_through_is_not_replaced() -> None:
     gate = Gate()
     assert gate.feed(CHUNKED) == CHUNKED
     assert gate.feed(b"x\r\n" + GET) == b""
     assert gate.refusal is not None
+
+
+def test_a_chunk_that_comes_in_pieces_declares_its_size_once() -> None:
+    alarms: list[int] = []
+    gate = Gate()
+    gate.feed(CHUNKED)
+    gate.declared.when_over(100, lambda: alarms.append(gate.declared.size))
+    for piece in (b"6", b"4\r\n", *[b"x"] * 100, b"\r\n"):
+        gate.feed(piece)
+    assert gate.declared.size == 100
+    assert alarms == []
 
 
 def test_a_wish_for_another_protocol_does_not_go_through() -> None:
