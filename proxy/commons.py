@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from muster.turns import Turns
 from muster.values import Snapshot
 from proxy.access import AccessLog
 from proxy.budget import RetryBudget
@@ -47,10 +48,13 @@ class Commons:
     """Whom to tell of each worker that has left."""
     change: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change of the workers, or when the proxy is about to stop; then there is a new one."""
+    turns: Turns = field(init=False)
+    """For clients who send more than is read at once."""
     retries: RetryBudget = field(init=False)
     hedges: HedgeClock = field(init=False)
 
     def __post_init__(self) -> None:
+        self.turns = Turns(self.loop)
         self.retries = RetryBudget(self.settings.retry_budget)
         self.roster.fitness.on_death.append(lambda seat: self.retries.grant(seat.in_flight))
         self.hedges = HedgeClock(self.loop, self.settings.hedge_after)

@@ -14,6 +14,7 @@ from time import perf_counter
 
 from muster.errors import BadRequest, ClusterError, HeadersTooLarge, RequestTimeout, TooLarge
 from muster.framing import BadChunk, Buffer, ChunkedBody, CountedBody
+from muster.turns import CHUNKS, LONG_READ, LONG_READS
 from proxy.access import BAD, COMPLETE, CUT, LEFT, SLOW, STOPPED, end_of
 from proxy.commons import Commons
 from proxy.exchange import Exchange
@@ -26,9 +27,8 @@ from proxy.upstream import READ_HIGH_WATER
 LARGE = 16384  # bytes from which a copy costs more than a view
 PIPELINE = 65536  # bytes of further requests that may wait while one is served
 SWALLOW = 65536  # bytes of an unwanted body that are read, so that the connection can be kept
-CHUNKS = 1000  # chunks of one body that are read before others have their turn
 LINGER = 2.0  # seconds in which a client whose body is not wanted can still read the answer
-WORKER, LINE = 1, 2  # reasons not to read: the worker does not keep up; enough is waiting already
+WORKER, LINE, TURN = 1, 2, 4  # reasons not to read: the worker does not keep up; enough is waiting already; others wait
 BODY_RATE = 16384  # bytes; each of these that arrives earns a request's body another second
 
 
@@ -36,8 +36,8 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = ("_body", "_body_size", "_body_started", "_buffer", "_closing_since", "_commons", "_ending",
-                 "_exchange", "_head_started", "_holds", "_idle_since", "_on_closed", "_on_opened", "_sent",
-                 "_stalled_since", "_transport", "peer")  # fmt: skip
+                 "_exchange", "_head_started", "_holds", "_idle_since", "_long_reads", "_on_closed", "_on_opened",
+                 "_sent", "_stalled_since", "_transport", "peer")  # fmt: skip
 
     _transport: asyncio.Transport
 
@@ -59,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         self._ending = LEFT  # why the connection is lost before the answer is complete
         self._body_started = 0.0
         self._holds = 0  # reasons not to read
+        self._long_reads = 0  # in this turn, at most
         self._idle_since = commons.loop.time()
         self._head_started: float | None = None
         self._stalled_since: float | None = None  # the client does not take its answer
@@ -75,6 +76,8 @@ class ClientConnection(asyncio.Protocol):
         self._on_opened(self)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
+        if len(data) >= LONG_READ:
+            self._long_read()
         if self._closing_since is not None:
             return
         if self._body is not None and not self._buffer:
@@ -199,9 +202,12 @@ class ClientConnection(asyncio.Protocol):
         And what there is too much of to be read at once: other clients have their turn in between.
         """
         self._buffer += data
-        if len(self._buffer) > PIPELINE or self._body is not None:
+        if self._body is not None:
+            self._end_turn()
+            return
+        if len(self._buffer) > PIPELINE:
             self._hold(LINE, True)
-        if self._exchange is None or self._body is not None:
+        if self._exchange is None:
             self._commons.loop.call_soon(self._read_waiting)
 
     def _limit(self, size: int) -> None:
@@ -246,6 +252,23 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    def _long_read(self) -> None:
+        """Who sends without a pause has his turns, too."""
+        self._long_reads += 1
+        if self._long_reads == LONG_READS:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Go on when others have had their turn."""
+        self._long_reads = 0
+        if not self._holds & TURN:
+            self._hold(TURN, True)
+            self._commons.turns.add(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._hold(TURN, False)
+        self._read_waiting()
 
     def take_waiting(self) -> bytes:
         """What came after the request; of an upgrade, for the tunnel."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 
 from muster.errors import ClusterError, Draining, MethodNotAllowed, NotFound, NoWorkers
+from muster.together import Together
 from muster.wire import HEALTHZ, METRICS, P2P, READYZ, WORKERS
 from proxy import metrics, pages
 from proxy.metrics import View
@@ -50,6 +52,8 @@ class HttpApi:
     def __init__(self, p2p: PeerToPeer) -> None:
         self._p2p = p2p
         self._page, self._policy = pages.dashboard()
+        self._roster = Together(self._make_roster)
+        self._metrics = Together(self._make_metrics)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -84,11 +88,14 @@ class HttpApi:
 
     async def workers(self, request: web.Request) -> web.Response:
         """The roster."""
+        return json_answer(await self._roster.get(), headers={"Cache-Control": "no-store"})
+
+    async def _make_roster(self) -> dict[str, Any]:
         told = pages.roster_json(self.view)
         if self.siblings is not None:
             others = await self.siblings.ask()
             told = pages.joint_roster({self.siblings.number: told} | {n: others[n]["roster"] for n in others})
-        return json_answer(told, headers={"Cache-Control": "no-store"})
+        return told
 
     def tell(self) -> Told:
         """All that this process has to say, for its siblings."""
@@ -118,9 +125,12 @@ class HttpApi:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus."""
+        return web.Response(body=await self._metrics.get(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _make_metrics(self) -> bytes:
         families: Iterable[Metric] = self._families()
         if self.siblings is not None:
             others = await self.siblings.ask()
             told = {self.siblings.number: metrics.plain(families)} | {n: others[n]["metrics"] for n in others}
             families = [*metrics.merged(told), metrics.processes(len(told), self.siblings.place.of)]
-        return web.Response(body=metrics.text(families), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return metrics.text(families)

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from muster.errors import BadRequest, ClusterError
 from muster.lifetime import Stop, supervised
+from muster.turns import LONG_READ, LONG_READS, Turns
 from worker.bodies import DECLARED
 from worker.gate import MAX_HEAD, Gate
 from worker.http_api import REFUSAL, SERVER, Handler, error_response
@@ -48,17 +49,20 @@ class Connection(web.RequestHandler):
     answer waits for it.
     """
 
-    __slots__ = ("_answered", "_busy", "_full", "_gate", "_request", "_turn_comes", "silent", "unfinished", "unread")
+    __slots__ = ("_answered", "_busy", "_full", "_gate", "_long_reads", "_request", "_turn_comes", "_turns", "silent",
+                 "unfinished", "unread")  # fmt: skip
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, turns: Turns, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._turns = turns
         self.silent: float | None = asyncio.get_running_loop().time()
         self.unfinished: float | None = None
         self.unread: float | None = None
         self._busy = False  # a request is under way
         self._answered = False  # its answer is known, at least
         self._full = False  # too much of later requests waits already
-        self._turn_comes = False  # more of a body is going to be read soon
+        self._long_reads = 0  # in this turn, at most
+        self._turn_comes = False  # so much came that others have their turn before more is read
         self._gate = Gate()
         self._request: web.BaseRequest | None = None
 
@@ -71,6 +75,8 @@ class Connection(web.RequestHandler):
             self.silent = None
             if self.unfinished is None:
                 self.unfinished = asyncio.get_running_loop().time()
+        if len(data) >= LONG_READ:
+            self._long_reads += 1
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
@@ -84,10 +90,10 @@ class Connection(web.RequestHandler):
 
     def _pace(self) -> None:
         """Read no more while enough is here; and what is too much to be read at once when others had their turn."""
-        if self._gate.in_turns and not self._turn_comes:
+        if (self._gate.in_turns or self._long_reads >= LONG_READS) and not self._turn_comes:
             self._turn_comes = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
-        if self._gate.in_turns or self._gate.held > PIPELINE:
+            self._turns.add(self._take_turn)
+        if self._turn_comes or self._gate.held > PIPELINE:
             self._full = True
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.pause_reading()
@@ -95,8 +101,8 @@ class Connection(web.RequestHandler):
             self._resume()
 
     def _take_turn(self) -> None:
-        self._turn_comes = False
-        if self.transport is not None and self._gate.in_turns:
+        self._turn_comes, self._long_reads = False, 0
+        if self.transport is not None:
             self._feed(b"")
 
     def _break_off(self) -> None:
@@ -153,6 +159,12 @@ class Connection(web.RequestHandler):
             if self.transport is not None and not self.transport.is_closing() and not self._reading_paused:
                 self.transport.resume_reading()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Who reads the body can take more, but enough of it is here already."""
+        super().resume_reading(resume_parser)
+        if self._full and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -190,10 +202,11 @@ class Server(web.Server):
     def __init__(self, handler: Handler, **settings: Any) -> None:
         super().__init__(self._handle, **settings)
         self._doors = handler
+        self._turns = Turns(self._loop)
 
     def __call__(self) -> Connection:
         """One more connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, turns=self._turns, **self._kwargs)
 
     async def sweep(self, deadlines: Deadlines) -> None:
         """End what is overdue, for ever."""

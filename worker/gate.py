@@ -16,12 +16,11 @@ from typing import Final
 
 from muster.errors import BadRequest, ClusterError, HeadersTooLarge
 from muster.framing import LAST_CHUNK, BadChunk, ChunkedBody, CountedBody, chunk
+from muster.turns import CHUNKS
 from worker.guards import check_head
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes."""
-CHUNKS: Final = 1000
-"""Chunks of one body that are read before others have their turn."""
 REFUSED: Final = b"GET /refused HTTP/1.1\r\nHost: refused\r\n\r\n"
 
 
@@ -84,6 +83,7 @@ class Gate:
             self.refusal = BadRequest("the body is framed wrongly")
         except ClusterError as error:
             self.refusal = error
+        self._held, self._body = b"", None  # there is nothing more to do with it
         if self._busy:
             return b""
         self._busy = True

@@ -15,6 +15,7 @@ import muster
 from discovery.worker_json import to_json
 from muster import wire
 from muster.errors import ClusterError, MethodNotAllowed, NotFound
+from muster.together import Together
 from worker import serving_metrics
 from worker.classify_api import ClassifyApi
 from worker.metrics import CONTENT_TYPE, Metrics
@@ -39,6 +40,8 @@ class HttpApi:
         self._state = state
         self._rest = rest
         self._metrics = metrics
+        self._figures = Together(self._make_figures)
+        self._serving_figures = Together(self._make_serving_figures)
         self._routes: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._index, "POST": classify},
             wire.CLASSIFY: {"POST": classify},
@@ -98,11 +101,18 @@ class HttpApi:
         return json_response({"status": "ready", "worker": to_json(self._state.worker)})
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
-        return web.Response(body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._figures.get(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _serving_page(self, request: web.BaseRequest) -> web.Response:
         serving_metrics.check_target(request.raw_path, self._metrics.serving_path or "")
-        return web.Response(body=self._metrics.serving.page(), headers={"Content-Type": serving_metrics.CONTENT_TYPE})
+        body = await self._serving_figures.get()
+        return web.Response(body=body, headers={"Content-Type": serving_metrics.CONTENT_TYPE})
+
+    async def _make_figures(self) -> bytes:
+        return self._metrics.page()
+
+    async def _make_serving_figures(self) -> bytes:
+        return self._metrics.serving.page()
 
 
 def _new_id() -> str:
