@@ -127,13 +127,26 @@ def _plain(word: str, booleans: Set[str]) -> str:
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], prefix: str) -> None:
     unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
-    default = "none" if field.default in (None, "") else f"{field.default}{unit}"
+    if field.default in (None, ""):
+        default = "none"
+    elif field.metadata["parse"] is size:
+        default = _sized(field.default)  # type: ignore[arg-type]
+    else:
+        default = f"{field.default}{unit}"
     text = f"{field.metadata['help']} (default: {default}; {_variable(prefix, field)})".replace("%", "%%")
     flag = _flag(field)
     if isinstance(field.default, bool):
         parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         parser.add_argument(flag, dest=field.name, metavar=(unit.strip() or field.name).upper(), help=text)
+
+
+def _sized(count: int) -> str:
+    """A number of bytes as `size` reads it, in the largest unit of which it is a whole number."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count and count % 2**power == 0:
+            return f"{count >> power} {unit}"
+    return f"{count} bytes"
 
 
 def _variable(prefix: str, field: dataclasses.Field[Any]) -> str:

@@ -20,6 +20,7 @@ class Kettle:
     patience: float = setting(2.5, "how long to wait", unit="seconds")
     whistle: bool = setting(True, "whistle when done")
     label: str | None = setting(None, "what is written on it, at 100% size")
+    steam: int = setting(1536 * 2**10, "most steam", unit="bytes", parse=size)
 
 
 def kettle(*argv: str, **environ: str) -> Kettle:
@@ -30,7 +31,9 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str, **environ: str) -> s
     with pytest.raises(SystemExit) as end:
         kettle(*argv, **environ)
     assert end.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 2  # and not a page of usage before it
+    return lines[-1]
 
 
 def test_defaults_hold_when_nothing_is_said() -> None:
@@ -85,6 +88,8 @@ def test_help_tells_default_unit_and_variable(capsys: pytest.CaptureFixture[str]
     text = " ".join(capsys.readouterr().out.split())
     assert "how long to wait (default: 2.5 seconds; KETTLE_PATIENCE)" in text
     assert "at 100% size (default: none; KETTLE_LABEL)" in text
+    assert "largest fill (default: 1000 bytes; KETTLE_MAX_FILL)" in text
+    assert "most steam (default: 1536 KiB; KETTLE_STEAM)" in text
 
 
 @pytest.mark.parametrize(
