@@ -207,6 +207,7 @@ class Parent:
     async def _reap(self, running: Running) -> None:
         await running.ended()
         self._running.discard(running)
+        self._cover()  # at once: whoever keeps its number may be waiting for its successor
 
     async def _end(self) -> None:
         """End all of them: nobody may come in any more, and those who are in have their time."""

@@ -357,6 +357,26 @@ async def test_when_the_system_has_no_room_for_a_process_the_others_go_on(monkey
     assert refused == 2
 
 
+async def test_a_process_that_dies_while_it_is_being_replaced_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = asyncio.create_subprocess_exec
+    successor: list[asyncio.subprocess.Process] = []
+
+    async def never_ready(*_: Any, **options: Any) -> asyncio.subprocess.Process:
+        successor.append(await start("sleep", "60", **options))
+        return successor[0]
+
+    async with parent_here() as proxy:
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", never_ready)
+        old = psutil.Process().children()[0]
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: bool(successor))
+        old.kill()
+        await until(lambda: not old.is_running())
+        async with asyncio.timeout(DEADLINE):
+            for _ in range(20):
+                assert (await proxy.ask(get(b"/healthz"))).status == 200
+
+
 async def test_nothing_of_the_processes_stays_behind_in_the_file_system_when_the_parent_is_killed(
     tmp_path: Path,
 ) -> None:
