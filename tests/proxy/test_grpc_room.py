@@ -239,6 +239,19 @@ async def test_one_may_hold_as_much_as_is_left_for_the_others_then() -> None:
     assert commons.stats.grpc_refused == {"memory": 3}
 
 
+async def test_of_a_call_that_is_over_nothing_is_left() -> None:
+    commons: Any = Commons(100)
+    room = grpc_room.Room(commons)
+    context: Any = SimpleNamespace(add_done_callback=lambda _: None)
+    visit = room.enter("a", context)
+    visit.hold(10)
+    assert (commons.grpc_calls, commons.grpc_bytes) == (1, 10)
+    visit.leave(None)
+    visit.hold(10)  # its answer may come yet
+    assert (commons.grpc_calls, commons.grpc_bytes) == (0, 0)
+    assert (room._calls, room._held) == ({}, {})
+
+
 async def test_requests_that_came_since_the_last_look_have_nothing_to_do_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -248,9 +261,9 @@ async def test_requests_that_came_since_the_last_look_have_nothing_to_do_with_it
     room = grpc_room.Room(commons)
     timeouts: dict[str, asyncio.Timeout] = {}
     async with AsyncExitStack() as life:
-        for name in ("a", "b"):
+        for name in ("b1", "a1", "b2"):
             timeouts[name] = await life.enter_async_context(asyncio.timeout(60))
-            room.coming(name, timeouts[name])
+            room.coming(name[0], timeouts[name])
         room._look()
         for _ in range(5):
             fresh = await life.enter_async_context(asyncio.timeout(60))
@@ -260,10 +273,13 @@ async def test_requests_that_came_since_the_last_look_have_nothing_to_do_with_it
         left = list(room._coming)
         for timeout in (*timeouts.values(), fresh):
             timeout.reschedule(None)
-        assert timeouts["a"] not in left
-        assert timeouts["b"] in left
+        assert timeouts["b1"] not in left
+        assert timeouts["b2"] not in left
+        assert timeouts["a1"] in left
         assert fresh in left
-        room._coming.clear()
+        for timeout in left:
+            room.came(timeout)
+        assert not room._coming
 
 
 async def test_a_stream_in_which_only_the_worker_speaks_is_not_silent() -> None:

@@ -72,6 +72,15 @@ def test_rests_double_up_to_the_longest_and_calm_makes_up_for_them() -> None:
     assert rest(health, health.rest_until + 100 * CALM) == 1
 
 
+def test_to_be_back_begins_the_row_of_errors_anew() -> None:
+    health = Health()
+    for _ in range(5):
+        health.erred(POLICY, 100.0)
+    rest(health, 100.0, reachable=True)
+    health.come_back(100.5)
+    assert [health.erred(POLICY, 101.0) for _ in range(5)] == [None, None, None, None, "errors"]
+
+
 def test_to_be_back_early_is_no_calm() -> None:
     health, now, lengths = Health(), 100.0, []
     for _ in range(3):

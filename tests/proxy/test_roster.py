@@ -57,6 +57,14 @@ def test_three_workers_stay_within_half_a_percent_while_a_fourth_comes_and_goes(
     assert all(abs(counts[name] - mean) / mean < 0.005 for name in "abc")
 
 
+def test_the_others_are_named_once_each_whatever_their_weight() -> None:
+    roster = roster_of("abc", a=5, b=2)
+    (first, *_) = roster.seats
+    assert sorted(seat.worker.id for seat in roster.others(first, most=9)) == ["b", "c"]
+    last = list(roster.seats)[-1]
+    assert sorted(seat.worker.id for seat in roster.others(last, most=9)) == ["a", "b"]
+
+
 def test_a_registration_that_changes_nothing_does_not_start_the_round_again() -> None:
     roster = roster_of("abc")
     taken = ""

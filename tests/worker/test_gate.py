@@ -106,6 +106,25 @@ def test_a_chunk_that_comes_in_pieces_declares_its_size_once() -> None:
     assert alarms == []
 
 
+def test_what_one_request_declares_is_not_held_against_the_next() -> None:
+    gate = Gate()
+    for _ in range(2):
+        gate.feed(CHUNKED + b"64\r\n" + b"x" * 100 + b"\r\n0\r\n\r\n")
+        assert gate.declared.size == 100
+        gate.next()
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_head_may_be_so_long_also_if_it_comes_at_once(over: int) -> None:
+    head = GET[:-2] + b"a: " + b"x" * (MAX_HEAD - len(GET) - 5 + over) + b"\r\n\r\n"
+    assert len(head) == MAX_HEAD + over
+    assert Gate().feed(head) == (REFUSED if over else head)
+
+
+def test_an_empty_line_before_a_request_is_forgiven() -> None:
+    assert Gate().feed(b"\r\n" + GET) == GET
+
+
 def test_a_wish_for_another_protocol_does_not_go_through() -> None:
     head = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\n"
     assert Gate().feed(head + b"upgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n") == head + b"\r\n"
