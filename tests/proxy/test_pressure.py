@@ -192,3 +192,18 @@ async def test_a_worker_that_takes_no_more_of_a_body_is_found_to_be_silent_and_n
     async with cluster(worker, response_timeout=0.5) as proxy, proxy.client() as client:
         client.writer.write(post(bytes(32 * MIB)))
         assert (await client.answer_to(b"POST")).status == 504
+
+
+async def test_a_client_that_sends_on_and_on_behind_a_request_is_not_read() -> None:
+    async def takes_long(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(DEADLINE)
+
+    worker = ScriptedWorker(takes_long)
+    async with cluster(worker) as proxy, proxy.client() as client:
+        client.writer.write(get() * (24 * MIB // len(get())))
+        await until(lambda: bool(worker.seen))
+        left: list[int] = []
+        while len({*left[-5:]}) > 1 or len(left) < 5:  # until the proxy takes no more
+            await asyncio.sleep(0.1)
+            left.append(client.writer.transport.get_write_buffer_size())
+        assert left[-1] > MIB
