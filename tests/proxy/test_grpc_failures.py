@@ -10,10 +10,17 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from muster.values import Worker
+from proxy.grpc_calls import Call
+from proxy.grpc_trials import GrpcTrials
+from proxy.health import Outcome
+from proxy.seats import Seat
+from proxy.waiting import Busy
 from tests.proxy.grpc_harness import PREDICT, STATUS, Code, GrpcClient, GrpcWorker, Heard, grpc_cluster, predict, status
 from tests.proxy.harness import ScriptedWorker, until
 
@@ -470,3 +477,27 @@ async def test_what_is_sent_again_is_bounded() -> None:
         for _ in range(3):
             assert (await client.ask(predict())).code is Code.UNAVAILABLE
     assert sum(len(worker.calls) for worker in workers) == 3
+
+
+async def test_a_seat_that_comes_as_its_call_is_cancelled_goes_back() -> None:
+    told: list[Any] = []
+    released: list[Outcome] = []
+
+    def lease(*_: object) -> Seat:
+        raise Busy("full")
+
+    def wait(_: object, __: object, callback: Any) -> Any:
+        told.append(callback)
+        return SimpleNamespace(cancel=lambda: None)  # it was called already, so nobody gives the seat back for it
+
+    roster = SimpleNamespace(lease=lease, wait=wait, release=lambda _, outcome: released.append(outcome))
+    commons: Any = SimpleNamespace(roster=roster, loop=asyncio.get_running_loop())
+    channels: Any = None
+    call = Call("/some.Service/Method", None, "id", "127.0.0.1")
+    waiting = asyncio.create_task(GrpcTrials(commons, channels).connect(call))
+    await asyncio.sleep(0)
+    told[0](Seat(Worker("ann", "127.0.0.1", 9000), 1))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert released == [Outcome.CANCELLED]
