@@ -19,6 +19,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 # 16 digits are 2**64, more than any limit. Extensions are read over: nobody uses them, and nothing acts on them.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")  # a size as nearly everybody sends it
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -94,6 +95,11 @@ class ChunkedBody:
         while position < len(data) and not self.done and lines < self._turn:
             if self._left:
                 position = self._payload(data, position, pieces)
+            elif whole := self._whole(data, position):
+                begin, end = whole
+                pieces.append(data[begin:end])
+                position = end + 2
+                lines += 1
             else:
                 end = data.find(b"\r\n", position)
                 if end < 0:
@@ -103,6 +109,15 @@ class ChunkedBody:
                 position = end + 2
                 lines += 1
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[position:]
+
+    def _whole(self, data: bytes, position: int) -> tuple[int, int] | None:
+        """Where the data of the chunk at `position` is, if all of it is here and nothing about it is odd."""
+        match = None if self._in_trailers else _PLAIN.match(data, position)
+        if match is None:
+            return None
+        begin = match.end()
+        end = begin + int(match[1], 16)
+        return (begin, end) if begin < end and data[end : end + 2] == b"\r\n" else None
 
     def _payload(self, data: bytes, position: int, pieces: list[bytes]) -> int:
         available = min(len(data) - position, self._left)
