@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,48 @@ async def test_a_client_that_does_not_take_its_answer_is_told(
         client.writer.write(get(b"/large"))
         line = await log.of("/large")
         assert (line["end"], line["status"]) == ("client:timeout", 200)
+
+
+async def test_a_request_that_the_proxys_end_does_not_wait_for_is_told(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def never(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    worker = ScriptedWorker(never)
+    async with AsyncExitStack() as clients:
+        async with logging_cluster(capfd, tmp_path, worker, drain_timeout=0.1) as (proxy, log):
+            client = await clients.enter_async_context(proxy.client())
+            client.writer.write(get(b"/never"))
+            await until(lambda: bool(worker.seen))
+        line = await log.of("/never")
+        assert (line["end"], line["status"]) == ("proxy:stopped", None)
+
+
+async def test_how_long_somebody_waited_who_left_before_his_turn_is_told(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(response(b"at last"))
+
+    worker = ScriptedWorker(waits)
+    worker.worker = dataclasses.replace(worker.worker, capacity=1)
+    async with logging_cluster(capfd, tmp_path, worker) as (proxy, log), proxy.client() as first:
+        first.writer.write(get(b"/first"))
+        await until(lambda: bool(worker.seen))
+        async with proxy.client() as second:
+            second.writer.write(get(b"/second"))
+            assert (await proxy.ask(get(b"/healthz"))).status == 200
+        line = await log.of("/second")
+        assert (line["end"], line["worker"]) == ("client:left", None)
+        assert isinstance(line["queue_ms"], float)
+        assert isinstance(line["total_ms"], float)
+        assert 0 < line["queue_ms"] <= line["total_ms"]
+        go_on.set()
+        assert (await first.answer_to(b"GET")).status == 200
 
 
 async def test_a_request_that_no_worker_takes_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class Part:
         self.closed = 0
         self.connected: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.connection = SimpleNamespace(transport=SimpleNamespace(close=self._close, is_closing=lambda: False))
-        roster = SimpleNamespace(release=lambda _, outcome, seconds: self.released.append(outcome))
+        fitness = SimpleNamespace(resting=lambda _: False)
+        roster = SimpleNamespace(release=lambda _, outcome, seconds: self.released.append(outcome), fitness=fitness)
         pool = SimpleNamespace(take=lambda *_: None, connect=self._connect)
         self.attempt = Attempt(
             SimpleNamespace(roster=roster, pool=pool, loop=asyncio.get_running_loop()),  # type: ignore[arg-type]
@@ -76,3 +77,14 @@ async def test_its_seat_is_released_once(times: int) -> None:
     for _ in range(times):
         part.attempt.drop(Outcome.SILENT)
     assert part.released == [Outcome.SILENT]
+
+
+async def test_a_connection_on_which_the_worker_hung_up_before_it_was_used_is_none() -> None:
+    part = Part()
+    part.attempt.begin(0.0)
+    await asyncio.sleep(0)
+    part.connection.transport.is_closing = lambda: True
+    part.connected.set_result(part.connection)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert part.heard == [Failure.UNREACHABLE]
