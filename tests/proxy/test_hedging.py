@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from muster.values import Worker
+from proxy.attempt import Attempt
+from proxy.dispatch import Failure
+from proxy.health import Outcome
 from proxy.hedging import HedgeClock
+from proxy.replay import Budget
+from proxy.seats import Seat
+from proxy.trials import Trials
 from tests.proxy.harness import (
+    DEADLINE,
     Answer,
     RunningProxy,
     ScriptedWorker,
@@ -274,3 +285,66 @@ async def test_never_more_than_two_are_asked_at_once() -> None:
         assert sum(len(worker.seen) for worker in workers) == 2
         gate.set()
         assert (await asking).body == b"at last"
+
+
+async def test_when_its_kept_connection_turns_out_dead_the_second_goes_on_and_no_third_is_made() -> None:
+    go_on, taken = asyncio.Event(), list[asyncio.StreamWriter]()
+
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/warm" in seen.line:
+            writer.write(response(b"warm"))
+            return
+        await read_body(seen, reader)
+        taken.append(writer)
+        if len(taken) == 2:
+            await go_on.wait()
+            writer.write(response(b"second"))
+        elif len(taken) == 1:
+            await asyncio.Event().wait()
+        else:
+            writer.write(response(b"third"))
+
+    workers = [ScriptedWorker(answer) for _ in range(2)]
+    async with cluster(*workers, hedge_after=0.05) as proxy, proxy.client() as client:
+        for _ in workers:
+            assert (await client.ask(get(b"/warm"))).status == 200
+        client.writer.write(post(b"picture"))
+        await until(lambda: len(taken) == 2)
+        taken[0].transport.abort()
+        await until_metric(proxy, 'muster_proxy_failed_attempts_total{reason="stale"}')
+        await asyncio.sleep(0.1)  # for one that should not come
+        go_on.set()
+        assert (await client.answer_to(b"POST")).body == b"second"
+        assert len(taken) == 2
+
+
+async def test_the_second_is_another_worker_however_much_more_the_first_deserves() -> None:
+    ann = ScriptedWorker(waits_for(asyncio.Event(), b"ann", []), name="ann")
+    bob = ScriptedWorker(name="bob")
+    ann.worker = dataclasses.replace(ann.worker, weight=20)
+    async with cluster(ann, bob, hedge_after=0.05) as proxy:
+        for _ in range(4):
+            assert (await asyncio.wait_for(proxy.ask(post(b"picture")), DEADLINE)).body == b"bob"
+
+
+class Request(Trials):
+    """Notes that its client may go on."""
+
+    resumed = 0
+
+    def _resume_client(self) -> None:
+        self.resumed += 1
+
+
+@pytest.mark.parametrize("gone", ["first", "second"])
+async def test_a_client_that_was_too_fast_for_the_first_goes_on_when_the_second_takes_its_place(gone: str) -> None:
+    """Else it would not be seen to leave before the answer is complete."""
+    roster = SimpleNamespace(release=lambda *_: None)
+    commons: Any = SimpleNamespace(stats=SimpleNamespace(failures=Counter()), roster=roster, replay=Budget(10, 10))
+    head: Any = None
+    request = Request(commons, head)
+    first, second = (Attempt(commons, request, Seat(Worker(id_, "127.0.0.1", 1), 1), 0.0) for id_ in ("ann", "bob"))
+    request.attempt, request._second = first, second
+    request._leave(first if gone == "first" else second, Failure.BROKE, Outcome.BROKE)
+    assert request.attempt is (second if gone == "first" else first)
+    assert request.resumed == (gone == "first")

@@ -19,7 +19,7 @@ from discovery.worker_json import to_json
 from muster.values import Snapshot, Worker
 from proxy import serve
 from proxy.health import Outcome
-from proxy.probes import MOST, TIMEOUT, Prober
+from proxy.probes import EVERY, LATE, LONGEST_PAUSE, MOST, TIMEOUT, Prober
 from proxy.roster import Roster
 from tests.proxy.harness import DEADLINE, Got, ScriptedWorker, Seen, cluster, get, post, read_body, response, until
 
@@ -165,6 +165,38 @@ async def test_when_we_were_late_ourselves_nobody_is_blamed() -> None:
     await until(lambda: not site.under_way)
     assert not site.roster.fitness.ejections
     assert await site.round() == [9000]
+
+
+async def test_when_we_were_late_only_in_between_nobody_is_blamed_either() -> None:
+    site = Site(1)
+    site.age = 99.0
+    site.findings[9000] = Finding.DEAD
+    site.gate.clear()
+    running = asyncio.create_task(site.prober.run())
+    await until(lambda: site.under_way == 1)
+    time.sleep(EVERY + LATE + 0.05)  # noqa: ASYNC251  # as when this process had no turn
+    await asyncio.sleep(EVERY)  # it notices
+    site.gate.set()
+    site.gate.clear()  # who waits goes on, and nobody else
+    await until(lambda: len(site.asked) > 1)
+    assert not site.roster.fitness.ejections
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_who_was_found_well_in_between_is_asked_as_soon_again_as_one_that_has_just_died() -> None:
+    site = Site(1)
+    site.age = 99.0
+    loop = asyncio.get_running_loop()
+    for finding in (*[Finding.DEAD] * 4, Finding.FIT, Finding.DEAD):
+        site.findings[9000] = finding
+        site.prober.ask_suspects(loop.time() + 60.0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert site.prober.results.total() == len(site.asked)
+    site.prober.ask_suspects(loop.time() + LONGEST_PAUSE / 2)
+    await asyncio.sleep(0)
+    assert len(site.asked) == 7
 
 
 SERVER = """
