@@ -193,7 +193,7 @@ class Health:
         """The number of the rest that would begin now. One that rests already would rest on: it is the same one."""
         if now < self.rest_until:
             return self._times
-        calm = now - max(self._returned, self.rest_until)
+        calm = now - self._returned
         return self._times - int(min(calm / CALM, self._times)) + 1
 
     def rest(self, reason: str, now: float, pause: float, *, reachable: bool, until_ready: bool = False) -> None:

@@ -142,9 +142,8 @@ class Trials(Owner):
         return self._moved(attempt, failure, dispatch.outcome_of(head.status, says_when=head.says_when))
 
     def forsake(self, seat: Seat) -> None:
-        """The worker was found to hang or to be gone: move to another one, if that is allowed and there is one."""
-        if self.answered:
-            return
+        """The worker was found to hang or to be gone: move to another one, if that is allowed and there is one. It is
+        not once an answer has begun: its request is no longer here."""
         for attempt in (self._second, self.attempt):
             if attempt is not None and attempt.seat is seat:
                 failure = Failure.HUNG if attempt.sent else Failure.UNREACHABLE
@@ -207,7 +206,7 @@ class Trials(Owner):
     def hedge(self) -> None:
         """No answer came for a while: ask another worker as well, if there is one."""
         attempt = self.attempt
-        if attempt is None or attempt.connection is None or self._second is not None or self.answered:
+        if attempt is None or attempt.connection is None or self._second is not None:
             return
         if not self._may_move(attempt, Failure.HUNG, spare=True):
             return

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from proxy.trials import MANY
 from tests.proxy.harness import (
     DEADLINE,
     Answer,
@@ -331,3 +332,13 @@ async def test_clients_that_leave_leave_nothing_behind(when: str) -> None:
         assert await idle(proxy)
         kept = (await proxy.ask(get(b"/metrics"))).body.decode()
         assert "muster_proxy_replay_bytes 0.0" in kept
+
+
+async def test_where_nobody_can_be_reached_for_long_there_is_an_end() -> None:
+    workers = [ScriptedWorker() for _ in range(MANY + 3)]
+    async with cluster(*workers, response_timeout=1e-6) as proxy:  # the fifth attempt is too late
+        for worker in workers:
+            await worker.stop()
+        assert (await proxy.ask(get())).json["code"] == "worker_unreachable"
+        metrics = (await proxy.ask(get(b"/metrics"))).body.decode()
+    assert f'muster_proxy_failed_attempts_total{{reason="unreachable"}} {MANY}.0' in metrics

@@ -8,21 +8,22 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from grpc.aio import AioRpcError, Metadata
 
 from muster.values import Worker
 from proxy.grpc_calls import Call
-from proxy.grpc_trials import GrpcTrials
+from proxy.grpc_trials import Failed, GrpcTrials, Trial
 from proxy.health import Outcome
 from proxy.seats import Seat
 from proxy.waiting import Busy
 from tests.proxy.grpc_harness import PREDICT, STATUS, Code, GrpcClient, GrpcWorker, Heard, grpc_cluster, predict, status
-from tests.proxy.harness import ScriptedWorker, until
+from tests.proxy.harness import ScriptedWorker, get, until
 
 
 async def busy(heard: Heard) -> bytes:
@@ -501,3 +502,52 @@ async def test_a_seat_that_comes_as_its_call_is_cancelled_goes_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert released == [Outcome.CANCELLED]
+
+
+async def test_when_a_worker_dies_and_all_others_rest_they_are_asked_all_the_same() -> None:
+    doomed, other = GrpcWorker(), GrpcWorker()
+    async with grpc_cluster(doomed, other) as client:
+        await ScriptedWorker.stop(other)  # over HTTP it refuses, so it rests, but not over gRPC
+        for _ in range(2):
+            assert (await client.http.ask(get())).status == 200
+        assert await resting(client) == {other.id}
+        await doomed.stop_grpc()
+        async with dying_worker(doomed.grpc_port) as wire:
+            assert (await client.ask(predict())).answer == other.id.encode()
+            assert wire.ended == 1
+
+
+class Part:
+    """Stands for all that one attempt talks to, and notes what is said of its worker."""
+
+    def __init__(self) -> None:
+        self.released: list[Outcome] = []
+        self.theirs: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        roster = SimpleNamespace(release=lambda _, outcome, seconds: self.released.append(outcome))
+        commons: Any = SimpleNamespace(roster=roster, settings=SimpleNamespace(response_timeout=60.0))
+        link: Any = SimpleNamespace(used=nullcontext, unary=lambda _: lambda *_, **__: self.theirs)
+        channels: Any = None
+        context = SimpleNamespace(time_remaining=lambda: 9.0, invocation_metadata=tuple)
+        call = Call("/some.Service/Method", context, "id", "127.0.0.1")
+        self.trial = Trial(call, Seat(Worker("ann", "127.0.0.1", 9000), 1), link)
+        self.under_way = asyncio.create_task(GrpcTrials(commons, channels)._try(self.trial, b""))
+
+
+async def test_a_call_that_is_cancelled_as_it_leaves_a_worker_that_hangs_goes_to_nobody() -> None:
+    part = Part()
+    await asyncio.sleep(0)
+    part.trial.forsaken = True
+    part.trial.theirs.cancel()
+    part.under_way.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await part.under_way
+    assert part.released == [Outcome.CANCELLED]
+
+
+@pytest.mark.parametrize("code", [Code.DEADLINE_EXCEEDED, Code.CANCELLED])
+async def test_that_the_time_of_a_client_was_up_says_nothing_about_its_worker(code: Any) -> None:
+    part = Part()
+    part.theirs.set_exception(AioRpcError(code, Metadata(), Metadata(), "its time was up"))
+    with pytest.raises(Failed, match="its time was up"):
+        await part.under_way
+    assert part.released == [Outcome.CANCELLED]

@@ -196,6 +196,16 @@ async def test_a_stream_whose_client_takes_nothing_leaves_its_worker_in_time() -
         await becomes(client, "grpc_bytes", 0)
 
 
+async def test_a_stream_may_carry_more_than_there_is_room_for_as_long_as_it_is_taken() -> None:
+    async with grpc_cluster(GrpcWorker(), replay_total=2_000_000) as client:
+        call = client.channel.stream_stream(STREAM)()
+        for _ in range(12):
+            await call.write(b"large")
+            assert await call.read() == bytes(300_000)
+        await call.done_writing()
+        assert await code_of(call) is Code.OK
+
+
 async def test_a_stream_that_falls_silent_ends_and_one_that_speaks_does_not() -> None:
     worker = GrpcWorker()
     async with grpc_cluster(worker, tunnel_idle=0.3) as client:

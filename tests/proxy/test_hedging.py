@@ -348,3 +348,14 @@ async def test_a_client_that_was_too_fast_for_the_first_goes_on_when_the_second_
     request._leave(first if gone == "first" else second, Failure.BROKE, Outcome.BROKE)
     assert request.attempt is (second if gone == "first" else first)
     assert request.resumed == (gone == "first")
+
+
+async def test_a_request_whose_answer_has_begun_stays_at_a_worker_that_is_found_to_hang() -> None:
+    commons: Any = SimpleNamespace(replay=Budget(10, 10))
+    head: Any = SimpleNamespace(idempotent=True)
+    request = Request(commons, head)
+    request.attempt = attempt = Attempt(commons, request, Seat(Worker("ann", "127.0.0.1", 1), 1), 0.0)
+    attempt.sent = request.answered = True
+    request._copy.forget()  # as when an answer begins
+    request.forsake(attempt.seat)
+    assert request.attempt is attempt

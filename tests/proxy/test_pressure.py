@@ -6,6 +6,8 @@ import asyncio
 import socket
 from contextlib import suppress
 
+import pytest
+
 from tests.proxy.harness import (
     DEADLINE,
     Client,
@@ -167,6 +169,27 @@ async def test_no_copy_of_a_body_is_kept_once_the_answer_has_begun() -> None:
         assert await metric(proxy, "muster_proxy_replay_bytes") == 0
         go_on.set()
         assert await client.reader.readexactly(2) == b"hi"
+
+
+@pytest.mark.parametrize(
+    ("framing", "replay_safe"),
+    [(b"Content-Length: 5000", True), (b"Content-Length: 900", False), (b"Transfer-Encoding: chunked", True)],
+    ids=["known to be too large", "may not run twice", "becomes too large"],
+)
+async def test_no_copy_is_kept_of_a_body_that_will_not_be_sent_again(framing: bytes, replay_safe: bool) -> None:
+    """While it is under way, it takes no memory from those that may be."""
+    chunked = framing.startswith(b"Transfer")
+    worker = ScriptedWorker(replay_safe=replay_safe)
+    async with cluster(worker, replay_body=1000) as proxy, proxy.client() as client:
+        head = b"POST /classify HTTP/1.1\r\nHost: test\r\n" + framing + b"\r\n\r\n"
+        client.writer.write(head + (b"1f4\r\n" + bytes(500) + b"\r\n" if chunked else bytes(500)))
+        await until(lambda: bool(worker.seen))
+        assert await metric(proxy, "muster_proxy_replay_bytes") == (500 if chunked else 0)
+        if chunked:
+            client.writer.write(b"1f5\r\n" + bytes(501) + b"\r\n")
+            async with asyncio.timeout(DEADLINE):
+                while await metric(proxy, "muster_proxy_replay_bytes"):  # noqa: ASYNC110  # only asking tells
+                    await asyncio.sleep(0.01)
 
 
 async def test_a_flood_of_tiny_chunks_does_not_keep_others_waiting() -> None:
