@@ -136,6 +136,8 @@ class ClientConnection(asyncio.Protocol):
     def _incomplete_head(self, data: bytes) -> None:
         if len(data) > self._commons.settings.max_head:
             raise HeadersTooLarge(f"the head of a request may have {self._commons.settings.max_head} bytes")
+        if data and not data[:1].isalpha() and data != b"\r":
+            raise BadRequest("a request begins with a method")  # TLS, for one, would wait for our answer
         if data.count(b"\n") != data.count(b"\r\n"):
             raise BadRequest("lines end with CR and LF")
         self._buffer = data

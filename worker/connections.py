@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from muster.errors import BadRequest, ClusterError
+from muster.errors import BadRequest, ClusterError, RequestTimeout
 from muster.lifetime import Stop, supervised
 from muster.turns import LONG_READ, LONG_READS, Turns, has_left
 from worker.bodies import DECLARED
@@ -197,6 +197,14 @@ class Connection(web.RequestHandler):
             )
         )
 
+    def give_up(self) -> None:
+        """The client has taken too long. One that began a request is told so, the first time."""
+        if self.unfinished is not None and self.unread is None and self._gate.refusal is None:
+            self.unfinished = None
+            super().data_received(self._gate.refuse(RequestTimeout("the head of the request did not arrive in time")))
+        elif self.transport is not None:
+            self.transport.abort()
+
 
 class Server(web.Server):
     """Makes a `Connection` for each client, and ends those that are overdue."""
@@ -217,8 +225,8 @@ class Server(web.Server):
             await asyncio.sleep(deadlines.every)
             for connection in self.connections:
                 assert isinstance(connection, Connection)  # noqa: S101  # __call__ makes no others
-                if connection.overdue(loop.time(), deadlines) and connection.transport is not None:
-                    connection.transport.abort()
+                if connection.overdue(loop.time(), deadlines):
+                    connection.give_up()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol

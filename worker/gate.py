@@ -89,6 +89,12 @@ class Gate:
         self._busy = True
         return REFUSED
 
+    def refuse(self, error: ClusterError) -> bytes:
+        """The head takes too long, say. What may be read instead of it?"""
+        self.refusal, self._held = error, b""
+        self._busy = True
+        return REFUSED
+
     def next(self) -> bytes:
         """The request before is answered, and the connection stays. What may be read of those that wait?"""
         self._busy = False
@@ -101,6 +107,8 @@ class Gate:
         if end < 4 or end > MAX_HEAD:
             if len(self._held) > MAX_HEAD:
                 raise HeadersTooLarge(f"the head of a request may have {MAX_HEAD} bytes")
+            if self._held and not self._held[:1].isalpha() and self._held != b"\r":
+                raise BadRequest("a request begins with a method")  # TLS, for one, would wait for our answer
             if self._held.count(b"\n") != self._held.count(b"\r\n"):
                 raise BadRequest("lines end with CR and LF")
             return b""

@@ -69,3 +69,11 @@ async def test_a_page_is_made_once_for_all_who_ask_at_the_same_time(monkeypatch:
                 assert (await client.answer_to(b"GET")).status == 200
             client.close()
     assert made <= 100
+
+
+@pytest.mark.parametrize("begin", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00", b"\r\n{"])
+async def test_what_cannot_become_a_request_is_refused_at_once(begin: bytes) -> None:
+    async with cluster(ScriptedWorker()) as proxy, proxy.client() as client:
+        client.writer.write(begin)
+        assert (await client.answer_to(b"GET")).status == 400
+        await client.closed()

@@ -64,3 +64,9 @@ def test_a_body_that_breaks_in_a_later_turn_is_done_with() -> None:
     assert gate.refusal is not None
     assert not gate.in_turns
     assert gate.held == 0
+
+
+@pytest.mark.parametrize("begin", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00", b"\r\n{"])
+async def test_what_cannot_become_a_request_is_refused_at_once(begin: bytes) -> None:
+    async with open_doors(None) as doors:
+        assert (await doors.raw(begin)).startswith(b"HTTP/1.1 400 ")
