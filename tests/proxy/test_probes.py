@@ -144,14 +144,17 @@ async def test_one_that_has_left_while_it_was_asked_is_forgotten() -> None:
     site = Site(1)
     (seat,) = site.roster.seats
     site.age = 99.0
-    site.gate.clear()
     site.findings[9000] = Finding.DEAD
     await site.round()
+    site.gate.clear()
+    site.prober.ask_suspects(asyncio.get_running_loop().time() + LONGEST_PAUSE)
+    await until(lambda: site.under_way == 1)
     site.roster.apply(Snapshot(2, ()))
     site.gate.set()
-    await until(lambda: not site.under_way)
-    assert not site.roster.fitness.ejections
+    await until(lambda: site.prober.results.total() == 2)
+    assert site.roster.fitness.ejections.total() == 1, "of the first time"
     assert not seat.listed
+    assert (site.prober._due, site.prober._dead) == ({}, {})
 
 
 async def test_when_we_were_late_ourselves_nobody_is_blamed() -> None:
