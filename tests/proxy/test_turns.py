@@ -8,7 +8,7 @@ import pytest
 
 from proxy import metrics
 from proxy.downstream import ClientConnection
-from tests.flood import MOST, read_in_turns, send_all, send_and_reset, with_uvloop
+from tests.flood import LONG_READS, MOST, read_in_turns, send_all, send_and_reset, with_uvloop
 from tests.proxy.harness import ScriptedWorker, cluster, get
 
 SIZE = 32 * 2**20
@@ -19,6 +19,8 @@ SIZE = 32 * 2**20
     b"this is no request\r\n\r\n",
 ])  # fmt: skip
 def test_a_flood_is_read_in_turns_and_gets_its_answer(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.downstream.LONG_READS", LONG_READS)
+
     async def work() -> None:
         async with cluster(ScriptedWorker()) as proxy, read_in_turns(ClientConnection, monkeypatch) as turns:
             answer = await asyncio.to_thread(send_all, proxy.port, [head, bytes(SIZE)])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from muster.turns import CHUNKS
-from tests.flood import MOST, read_in_turns, send_all, send_and_reset, with_uvloop
+from tests.flood import LONG_READS, MOST, read_in_turns, send_all, send_and_reset, with_uvloop
 from tests.worker.doors import open_doors
 from worker.connections import Connection
 from worker.gate import Gate
@@ -22,6 +22,8 @@ SIZE = 32 * 2**20
 def test_a_flood_is_read_in_turns_and_gets_its_answer(
     status: bytes, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.connections.LONG_READS", LONG_READS)
+
     async def work() -> None:
         async with open_doors(None, max_body=SIZE) as doors, read_in_turns(Connection, monkeypatch) as turns:
             answer = await asyncio.to_thread(send_all, doors.port, [head, bytes(SIZE)])
