@@ -8,7 +8,6 @@ them there are, and everybody else is served in between.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -39,12 +38,3 @@ class Turns:
         if self._line:
             self._loop.call_soon(self._call)
         go_on()
-
-
-def has_left(transport: asyncio.Transport) -> bool:
-    """Has the other side reset the connection? Who does not read at the moment is not told, and what had come before
-    could still be read: megabytes that nobody waits for an answer to."""
-    if transport.is_closing():
-        return True
-    sock = transport.get_extra_info("socket")
-    return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0

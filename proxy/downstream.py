@@ -14,7 +14,7 @@ from time import perf_counter
 
 from muster.errors import BadRequest, ClusterError, HeadersTooLarge, RequestTimeout, TooLarge
 from muster.framing import BadChunk, Buffer, ChunkedBody, CountedBody
-from muster.turns import CHUNKS, LONG_READ, LONG_READS, has_left
+from muster.turns import CHUNKS, LONG_READ, LONG_READS
 from proxy.access import BAD, COMPLETE, CUT, LEFT, SLOW, STOPPED, end_of
 from proxy.commons import Commons
 from proxy.exchange import Exchange
@@ -269,9 +269,6 @@ class ClientConnection(asyncio.Protocol):
             self._commons.turns.add(self._take_turn)
 
     def _take_turn(self) -> None:
-        if has_left(self._transport):
-            self._transport.abort()
-            return
         self._hold(TURN, False)
         self._read_waiting()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,21 +63,3 @@ def send_all(port: int, pieces: list[bytes]) -> bytes:
         while data := sock.recv(65536):
             answer += data
         return answer
-
-
-async def send_and_reset(port: int, head: bytes, piece: bytes) -> int:
-    """Send `head`, then as many pieces as are taken at once, and reset the connection. How many bytes were taken?"""
-    loop = asyncio.get_running_loop()
-    with socket.socket() as sock:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, head)
-        await asyncio.sleep(0.1)  # it is accepted; what follows happens before anything more is read
-        sent = 0
-        try:
-            while sent < 2**26:
-                sent += sock.send(piece)
-        except BlockingIOError:
-            pass
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    return sent

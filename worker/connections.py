@@ -15,7 +15,7 @@ from aiohttp import web
 
 from muster.errors import BadRequest, ClusterError, RequestTimeout
 from muster.lifetime import Stop, supervised
-from muster.turns import LONG_READ, LONG_READS, Turns, has_left
+from muster.turns import LONG_READ, LONG_READS, Turns
 from worker.bodies import DECLARED
 from worker.gate import MAX_HEAD, Gate
 from worker.http_api import REFUSAL, SERVER, Handler, error_response
@@ -102,9 +102,7 @@ class Connection(web.RequestHandler):
 
     def _take_turn(self) -> None:
         self._turn_comes, self._long_reads = False, 0
-        if self.transport is not None and has_left(self.transport):
-            self.transport.abort()
-        elif self.transport is not None:
+        if self.transport is not None:
             self._feed(b"")
 
     def _break_off(self) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from muster.turns import CHUNKS
-from tests.flood import LONG_READS, MOST, read_in_turns, send_all, send_and_reset, with_uvloop
+from tests.flood import LONG_READS, MOST, read_in_turns, send_all, with_uvloop
 from tests.worker.doors import open_doors
 from worker.connections import Connection
 from worker.gate import Gate
@@ -31,25 +31,6 @@ def test_a_flood_is_read_in_turns_and_gets_its_answer(
         assert sum(turns) == len(head) + SIZE
         assert max(turns) <= MOST
 
-    with_uvloop(work)
-
-
-def test_a_client_that_has_left_has_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    lost = asyncio.Event()
-    original = Connection.connection_lost
-
-    def connection_lost(self: Connection, exc: BaseException | None) -> None:
-        original(self, exc)
-        lost.set()
-
-    async def work() -> None:
-        async with open_doors(None) as doors, read_in_turns(Connection, monkeypatch) as turns:
-            sent = await send_and_reset(doors.port, head, b"1\r\nx\r\n" * 10_000)
-            await asyncio.wait_for(lost.wait(), 10)
-        assert len(head) < sum(turns) < sent / 2
-
-    monkeypatch.setattr(Connection, "connection_lost", connection_lost)
     with_uvloop(work)
 
 
