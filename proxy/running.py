@@ -43,7 +43,7 @@ class Running:
         self.cut = False
         """Its link is closed: it has ended, or is about to."""
         self.silence = 0
-        """Beats since it last answered, from the first answer on: until then it starts."""
+        """Beats since it last said anything, from its first word on: until then it starts."""
         self._heard = False
         self._process = process
         self._link = Link(link)
@@ -107,7 +107,7 @@ class Running:
         self.silence = 0
 
     def _is_ready(self, *_: int) -> None:
-        self.ready = True
+        self.ready = self._heard = True
         self.changed.set()
 
     def _leaves(self, *_: int) -> None:

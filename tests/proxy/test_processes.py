@@ -320,6 +320,11 @@ async def parent_here() -> AsyncIterator[RunningProxy]:
         await asyncio.wait_for(running, START)
 
 
+def children_here() -> list[psutil.Process]:
+    """The proxy processes whose parent is this process, which may have other children."""
+    return [child for child in psutil.Process().children() if "proxy" in child.cmdline()]
+
+
 async def told(proxy: RunningProxy, figure: str) -> None:
     """Wait until the metrics have that figure."""
     async with asyncio.timeout(START):
@@ -334,7 +339,7 @@ async def told(proxy: RunningProxy, figure: str) -> None:
 async def test_a_process_that_hangs_for_long_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.processes.HUNG", SILENT + 1)
     async with parent_here() as proxy:
-        hangs = psutil.Process().children()[-1]
+        hangs = children_here()[-1]
         hangs.suspend()
         await told(proxy, 'muster_proxy_process_starts_total{process="1",reason="hung"} 1.0')
         assert not hangs.is_running() or hangs.status() == psutil.STATUS_ZOMBIE
@@ -352,7 +357,7 @@ async def test_when_the_system_has_no_room_for_a_process_the_others_go_on(monkey
 
     async with parent_here() as proxy:
         monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
-        psutil.Process().children()[-1].kill()
+        children_here()[-1].kill()
         await told(proxy, 'muster_proxy_process_starts_total{process="1",reason="died"} 1.0')
     assert refused == 2
 
@@ -367,7 +372,7 @@ async def test_a_process_that_dies_while_it_is_being_replaced_is_covered(monkeyp
 
     async with parent_here() as proxy:
         monkeypatch.setattr(asyncio, "create_subprocess_exec", never_ready)
-        old = psutil.Process().children()[0]
+        old = children_here()[0]
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: bool(successor))
         old.kill()
