@@ -110,7 +110,7 @@ def test_the_supervisor_s_replacement_of_a_real_worker_serves_at_once(
         "up", "muster", "up", "--workers", "3", "--model", str(digits_model), "--port", str(cluster.port),
         "--grpc-port", str(grpc_port), "--verbose", TF_NUM_INTRAOP_THREADS="1",
     )  # fmt: skip
-    until(lambda: not supervisor.alive or _listed(cluster) == 3, "three workers are listed")
+    until(lambda: not supervisor.alive or _listed(cluster) == len(_ready(supervisor)) == 3, "three workers are ready")
     assert supervisor.alive, supervisor.log
     outcomes: list[Outcome] = []
 
