@@ -21,7 +21,7 @@ RESERVE = 100
 class RetryBudget:
     """Counts `requests`, which whoever takes one in adds to, and what is sent again for them."""
 
-    __slots__ = ("_charged", "_past", "ratio", "refused", "requests", "spent")
+    __slots__ = ("_charged", "_owed", "_past", "ratio", "refused", "requests", "spent")
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
@@ -31,6 +31,7 @@ class RetryBudget:
         self.refused = 0
         """How often that was not allowed."""
         self._charged = 0  # what was spent, less what was granted
+        self._owed = 0.0  # what the reserve gave more than the ratio, in seconds that are forgotten
         self._past: deque[tuple[int, int]] = deque([(0, 0)], maxlen=WINDOW)
 
     def grant(self, held: int) -> None:
@@ -56,9 +57,14 @@ class RetryBudget:
 
     @property
     def _most(self) -> int:
-        """How many may be sent again in a window."""
-        return max(RESERVE, int(self.ratio * (self.requests - self._past[0][0])))
+        """How many may be sent again in a window. The reserve is paid back, or a long storm would get it again and
+        again on top of the ratio."""
+        return max(RESERVE, int(self.ratio * (self.requests - self._past[0][0]) - self._owed))
 
     def turn(self) -> None:
         """A second is over."""
+        if len(self._past) == WINDOW:  # another one is forgotten
+            (requests, charged), (later, more) = self._past[0], self._past[1]
+            owed = self._owed + (more - charged) - self.ratio * (later - requests)
+            self._owed = min(max(0.0, owed), RESERVE)
         self._past.append((self.requests, self._charged))

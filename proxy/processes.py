@@ -48,6 +48,7 @@ class Parent:
         self._starts: list[dict[str, int]] = [{} for _ in range(settings.processes)]  # of each number, by the reason
         self._failed = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
+        self._outdated = False  # those that run are to be replaced
 
     async def run(self, stop: Stop) -> None:
         """Keep them going until `stop`. OSError if a port is taken, CannotStart if none of them can start."""
@@ -139,19 +140,23 @@ class Parent:
         self._cover()
 
     def _roll(self) -> None:
+        self._outdated = True
         if self._rolling is None or self._rolling.done():
-            log.info("replacing the processes one by one")
             self._rolling = asyncio.get_running_loop().create_task(self._replace_all())
 
     async def _replace_all(self) -> None:
-        for number, renewal in enumerate(self._renewal):
-            renewal.set()
-            for running in self._running:
-                if running.number == number:
-                    running.changed.set()
-            while renewal.is_set():  # noqa: ASYNC110  # rare, and slow anyway
-                await asyncio.sleep(0.05)
-        log.info("the processes are replaced")
+        """As often as it was asked for: who asks while it goes on means those, too, that are new since."""
+        while self._outdated:
+            self._outdated = False
+            log.info("replacing the processes one by one")
+            for number, renewal in enumerate(self._renewal):
+                renewal.set()
+                for running in self._running:
+                    if running.number == number:
+                        running.changed.set()
+                while renewal.is_set():  # noqa: ASYNC110  # rare, and slow anyway
+                    await asyncio.sleep(0.05)
+            log.info("the processes are replaced")
 
     def _cover(self) -> None:
         """Let those that listen take over the parts of those that do not."""

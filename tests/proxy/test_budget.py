@@ -37,6 +37,17 @@ def test_what_happened_longer_ago_than_the_window_is_forgotten() -> None:
     assert budget.left == RESERVE
 
 
+def test_in_a_long_storm_the_reserve_comes_once_and_not_with_each_window() -> None:
+    budget = RetryBudget(0.2)
+    for _ in range(60):
+        for _ in range(200):
+            budget.requests += 1
+            budget.take()
+        budget.turn()
+        assert budget.spent <= max(RESERVE, 0.2 * budget.requests)
+    assert budget.spent > 0.19 * budget.requests
+
+
 def test_nothing_is_sent_again_without_a_budget() -> None:
     budget = RetryBudget(0.0)
     budget.requests += 5000

@@ -154,6 +154,14 @@ async def test_all_processes_are_replaced_one_by_one_and_nobody_notices() -> Non
     assert not visitors.failed
 
 
+async def test_who_asks_for_new_processes_while_they_are_being_replaced_gets_still_newer_ones() -> None:
+    async with serving() as one:
+        one.process.send_signal(signal.SIGHUP)
+        await one.says(b"replacing the processes")
+        one.process.send_signal(signal.SIGHUP)
+        await one.says(b"the processes are replaced", 2)
+
+
 async def test_a_process_that_is_killed_is_started_again_and_its_part_of_the_port_is_served_meanwhile() -> None:
     async def keep_away(one: Family, survivor: int) -> None:
         while True:
