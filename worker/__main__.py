@@ -22,6 +22,9 @@ from worker.settings import WorkerSettings
 from worker.status import Code, StatusError, code_of
 
 MOST_CONNECTIONS: Final = 65_536
+SHARE: Final = 0.001
+"""Seconds for which a thread may keep the interpreter while others want it. A call needs it many times: with the
+usual five milliseconds, and an event loop that is kept busy by whoever floods it, that took more than a second."""
 
 
 def main() -> int:
@@ -31,6 +34,7 @@ def main() -> int:
     """
     allow(MOST_CONNECTIONS)
     keep_pages()
+    sys.setswitchinterval(SHARE)
     try:
         settings = flags.read(sys.argv[1:], os.environ)
     except StatusError as error:
