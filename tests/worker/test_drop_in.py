@@ -49,6 +49,9 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
 def test_its_ports_open_when_its_model_is_there_and_scripts_find_their_lines(server: ModelServer) -> None:
     grpc_line = f"Running gRPC ModelServer at 0.0.0.0:{server.grpc} ..."
     rest_line = f"Exporting HTTP/REST API at:localhost:{server.rest} ..."
+    deadline = time.monotonic() + 10
+    while rest_line not in server.log and time.monotonic() < deadline:  # it answers a moment before it says so
+        time.sleep(0.01)
     assert server.log.index(grpc_line) < server.log.index(rest_line)
 
 
