@@ -92,11 +92,6 @@ class Known(dict[bytes, H]):
         self[raw] = head
 
 
-def is_length(value: bytes) -> bool:
-    """Is it a Content-Length?"""
-    return value.isdigit() and len(value) <= 18
-
-
 @lru_cache(maxsize=1024)
 def tokens_of(value: bytes) -> frozenset[bytes]:
     """The tokens of a comma-separated header value, in lower case."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
-from ipaddress import IPv6Address
 
 import httptools
 
 from muster.errors import BadRequest, ExpectationFailed, HeadersTooLarge, MethodNotAllowed, VersionNotSupported
-from proxy.heads import Collector, Fields, Headers, Known, is_length, judge, tokens_of
+from muster.fields import is_host, is_length
+from proxy.heads import Collector, Fields, Headers, Known, judge, tokens_of
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
@@ -24,7 +23,6 @@ MAX_REQUEST_ID = 128  # bytes
 NEVER_NOMINATED = frozenset({b"host", b"content-length", b"content-type", b"expect", b"x-forwarded-for",
                              b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"})  # fmt: skip
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -129,26 +127,10 @@ def _judge_request(head: RequestHead, fields: Fields) -> None:
     )
 
 
-@lru_cache(maxsize=1024)
-def _is_host(value: bytes) -> bool:
-    match = _HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        return False
-    return match[1] is None or _is_ipv6(match[1].decode())
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _host(head: RequestHead, value: bytes) -> None:
     if head.host:
         raise BadRequest("a request has one Host header, not several")
-    if not _is_host(value):
+    if not is_host(value):
         raise BadRequest("the Host header is not a host name or address with an optional port")
     head.host = value
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import httptools
 
-from proxy.heads import Collector, Headers, Known, is_length, judge, tokens_of
+from muster.fields import is_length
+from proxy.heads import Collector, Headers, Known, judge, tokens_of
 
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 
 from muster.errors import BadRequest, HeadersTooLarge, MethodNotAllowed, VersionNotSupported
+from muster.fields import is_host, is_length
 
 MAX_HEADERS = 128
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
@@ -20,7 +20,6 @@ METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OP
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _LINE = re.compile(rb"(%b) ([\x21-\x7e\x80-\xff]+) HTTP/(\d)\.(\d)" % _TOKEN)
 _FIELD = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::(\d{1,5}))?")
 # What asks for another protocol is not for aiohttp, which would stop to read: no other is spoken here.
 _UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
@@ -76,18 +75,8 @@ def _check_line(line: bytes) -> bool:
 def _check_host(hosts: list[bytes], http11: bool) -> None:
     if len(hosts) > 1 or (http11 and not hosts):
         raise BadRequest("a request names one Host")
-    if hosts and not _is_host(hosts[0]):
+    if hosts and not is_host(hosts[0]):
         raise BadRequest("the Host is neither a name nor an address")
-
-
-def _is_host(value: bytes) -> bool:
-    match = _HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        return False
-    try:
-        return match[1] is None or bool(IPv6Address(match[1].decode()))
-    except ValueError:
-        return False
 
 
 def _is_chunked(codings: list[bytes] | None, http11: bool) -> bool:
@@ -101,6 +90,6 @@ def _is_chunked(codings: list[bytes] | None, http11: bool) -> bool:
 def _length(lengths: list[bytes] | None) -> int | None:
     if lengths is None:
         return None
-    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+    if len(lengths) > 1 or not is_length(lengths[0]):
         raise BadRequest("Content-Length has to be one decimal number")
     return int(lengths[0])
